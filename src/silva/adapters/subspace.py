@@ -1,0 +1,79 @@
+"""Subspaces spanned by LoRA factors: bases, principal angles, distances (HiLoRA section 1.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from silva.kernels import projector_overlap
+
+Bases = Mapping[str, Tensor]
+"""One matrix [p, r] by module name; its column space is what counts."""
+
+NEGLIGIBLE = 1e-8
+"""A factor of smaller Frobenius norm has no direction yet and is skipped."""
+
+
+def unit(factor: Tensor) -> Tensor:
+    """`factor` at Frobenius norm 1, or unchanged where it is negligible."""
+    norm = factor.norm()
+    return factor / norm if norm > NEGLIGIBLE else factor
+
+
+def align(factor: Tensor, reference: Tensor) -> Tensor:
+    """Rotate the columns of `factor` [p, r] onto `reference` (orthogonal Procrustes).
+
+    The column space stays; only the arbitrary choice of basis, which an average over rounds must
+    not see, is removed.
+    """
+    u, _, vt = torch.linalg.svd(factor.T @ reference)
+    return factor @ (u @ vt)
+
+
+def basis(factor: Tensor) -> Tensor:
+    """Left singular vectors [p, r] of `factor` [p, r], most important first, signs fixed."""
+    return fix_signs(torch.linalg.svd(factor.double(), full_matrices=False)[0]).to(factor.dtype)
+
+
+def fix_signs(vectors: Tensor) -> Tensor:
+    """Flip columns so that the entry of largest size in each is positive."""
+    largest = vectors.abs().argmax(dim=0)
+    signs = vectors[largest, torch.arange(vectors.shape[1])].sign()
+    return vectors * torch.where(signs == 0, 1.0, signs)
+
+
+def overlap(x: Tensor, y: Tensor) -> float:
+    """Mean squared cosine of the principal angles between two column spaces, in [0, 1].
+
+    ||Q_X^T Q_Y||_F^2 / min(r_X, r_Y), with Q an orthonormal basis (section 1.2).
+    """
+    q_x, q_y = torch.linalg.qr(x.double())[0], torch.linalg.qr(y.double())[0]
+    return float((q_x.T @ q_y).square().sum() / min(x.shape[1], y.shape[1]))
+
+
+def mean_overlap(x: Bases, y: Bases) -> float:
+    """`overlap` averaged over the modules that both hold and that have a direction."""
+    shared = [n for n in x if n in y and min(x[n].norm(), y[n].norm()) > NEGLIGIBLE]
+    return sum(overlap(x[n], y[n]) for n in shared) / len(shared) if shared else 0.0
+
+
+def distances(features: Sequence[Bases], *, backend: str = "auto") -> NDArray[np.float64]:
+    """Pairwise d_ij = 1 - ||U_i^T U_j||_F^2 / r, averaged over modules: [n, n], zero diagonal.
+
+    Equation 8 of the paper. Modules in which any client has no direction yet are left out.
+    """
+    usable = [
+        name for name in sorted(features[0]) if all(f[name].norm() > NEGLIGIBLE for f in features)
+    ]
+    if not usable:
+        return 1.0 - np.eye(len(features))
+    stacked = torch.stack([torch.stack([basis(f[name]) for name in usable]) for f in features])
+    similarity = projector_overlap(stacked.numpy().astype(np.float32), backend=backend)
+    result = np.clip(1.0 - np.asarray(similarity, dtype=np.float64), 0.0, 1.0)
+    result = (result + result.T) / 2
+    np.fill_diagonal(result, 0.0)
+    return result

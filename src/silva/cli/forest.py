@@ -1,0 +1,274 @@
+"""`silva forest`: look at an adapter forest, check it, take clients out, exchange with PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from silva.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from silva.adapters.change import Change
+    from silva.adapters.forest import Forest
+    from silva.adapters.manifest import Manifest
+    from silva.adapters.tiers import Tier
+
+ForestFolder = Annotated[Path, typer.Argument(metavar="FOREST", help="The forest's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `silva forest` and its commands."""
+    group = typer.Typer(help="Look at, check, change and export adapter forests.")
+    group.command("show")(show)
+    group.command("verify")(verify)
+    group.command("remove")(remove)
+    group.command("rollback")(rollback)
+    group.command("export")(export)
+    group.command("import")(import_)
+    app.add_typer(group, name="forest", no_args_is_help=True)
+
+
+def show(
+    folder: ForestFolder,
+    as_json: AsJson = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the tree to this PNG.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Clients to print in each cluster.")] = 20,
+) -> None:
+    """Print the tree with sizes and accuracies."""
+    import json
+
+    from silva.adapters.forest import Forest
+
+    forest = Forest.load(folder)
+    if plot is not None:
+        from silva.cli.forest_plot import draw_forest
+
+        draw_forest(forest.manifest, plot)
+    if as_json:
+        plain = forest.manifest.as_plain()
+        print(json.dumps({**plain, "bytes": sum(forest.manifest.objects.values())}, indent=2))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(_tree(forest, limit))
+    if plot is not None:
+        print(f"drawn to {plot}")
+
+
+def verify(
+    folder: ForestFolder,
+    sweep: Annotated[
+        bool, typer.Option(help="Erase what no version names: remains of interrupted writes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read every object of every version and compare it with its digest; exit code 1 on damage."""
+    import json
+    from dataclasses import asdict
+
+    from silva.adapters import maintenance
+
+    report = maintenance.verify(folder, sweep=sweep)
+    if as_json:
+        print(json.dumps({**asdict(report), "sound": report.sound}, indent=2))
+    else:
+        if report.completed:
+            print(f"completed the interrupted removal of {report.completed}")
+        for digest in report.missing:
+            print(f"missing   objects/{digest}")
+        for line in report.damaged:
+            print(f"damaged   {line}")
+        remains = len(report.orphaned) + len(report.unfinished)
+        if remains:
+            print(f"{'erased' if sweep and report.sound else 'unused'}    {remains} files")
+        verdict = "sound" if report.sound else "NOT sound"
+        size = _megabytes(report.bytes)
+        print(f"{verdict}: {len(report.versions)} versions, {report.objects} objects, {size}")
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+def remove(
+    folder: ForestFolder,
+    client: Annotated[str, typer.Argument(metavar="CLIENT", help="Whom to erase.")],
+) -> None:
+    """Erase a client's objects and every version that names it. There is no way back."""
+    from silva.adapters import maintenance
+
+    manifest = maintenance.remove(folder, client)
+    print(f"removed {client}; version {manifest.version} is live, {len(manifest.clients)} clients")
+    if (folder / "report").exists():
+        print(f"note: {folder / 'report'} may still hold the client's name and accuracies")
+
+
+def rollback(
+    folder: ForestFolder,
+    to: Annotated[int, typer.Option(help="Number of the version to make live.")],
+) -> None:
+    """Make an older version live again; nothing is erased."""
+    from silva.adapters import maintenance
+
+    manifest = maintenance.rollback(folder, to)
+    print(f"version {manifest.version} is live, {len(manifest.clients)} clients")
+
+
+def export(
+    folder: ForestFolder,
+    peft: Annotated[Path, typer.Option(help="The PEFT directory to write.")],
+    client: Annotated[str, typer.Option(help="Export this client's whole path.")] = "",
+    tier: Annotated[str, typer.Option(help="Export one tier: root or cluster-2.")] = "",
+    stack: Annotated[
+        bool, typer.Option(help="One directory a tier of the client's path, to be stacked.")
+    ] = False,
+    transformers: Annotated[
+        int, typer.Option(min=4, max=5, help="Whose module names: transformers 4 or 5.")
+    ] = 5,
+) -> None:
+    """Write a client's path as one PEFT adapter (or a stack of them), or one tier alone."""
+    from silva.adapters.forest import Forest
+    from silva.adapters.module_map import Layout
+    from silva.adapters.peft import export_peft, export_stack
+
+    _exactly_one(client, tier)
+    forest = Forest.load(folder)
+    layout: Layout = "hf5" if transformers == 5 else "hf4"
+    path = forest.path(client or _tier_name(tier))
+    base, classes = forest.base.id, forest.class_names
+    if stack:
+        names = export_stack(path, peft, base_id=base, class_names=classes, layout=layout)
+        print(f"wrote {', '.join(names)} to {peft}")
+        return
+    adapter = path if client else path.tiers[-1]
+    export_peft(adapter, peft, base_id=base, class_names=classes, layout=layout)
+    print(f"wrote {client or tier} to {peft}")
+
+
+def import_(
+    folder: ForestFolder,
+    peft: Annotated[Path, typer.Option(help="The PEFT directory to read.")],
+    client: Annotated[str, typer.Option(help="Make it this client's leaf.")] = "",
+    tier: Annotated[str, typer.Option(help="Make it this tier: root or cluster-2.")] = "",
+    cluster: Annotated[str, typer.Option(help="The cluster of a new client.")] = "",
+) -> None:
+    """Read a PEFT adapter as a client's leaf or as a shared tier; a smaller rank is padded."""
+    from silva.adapters.forest import Forest
+
+    _exactly_one(client, tier)
+    forest = Forest.load(folder)
+    if client:
+        change = _leaf_change(forest, peft, client, cluster)
+    else:
+        change = _tier_change(forest, peft, _tier_name(tier))
+    grown = forest.commit(change, parent=forest.version)
+    print(f"imported {peft} as {client or tier}; version {grown.version} is live")
+
+
+def _leaf_change(forest: Forest, peft: Path, client: str, cluster: str) -> Change:
+    from silva.adapters.change import Change, NewClient
+
+    old = forest.manifest.clients.get(client)
+    home = cluster or (old.cluster if old else None) or None
+    leaf = _imported(forest, peft, "leaf", above=home or "root")
+    if old is None:
+        return Change(clients={client: NewClient(leaf=leaf, cluster=home, seen=False)})
+    # What was measured with the old leaf or cluster says nothing about the new path.
+    stale = {"leaf"} if home == old.cluster else {"leaf", "cluster"}
+    accuracy = {name: value for name, value in old.accuracy.items() if name not in stale}
+    new = NewClient(leaf, home, old.seen, old.images, old.style, accuracy)
+    return Change(clients={client: new})
+
+
+def _tier_change(forest: Forest, peft: Path, tier: str) -> Change:
+    from silva.adapters.change import Change, NewCluster
+
+    if tier == "root":
+        return Change(root=_imported(forest, peft, "root", above="root"))
+    new = NewCluster(_imported(forest, peft, "cluster", above=tier), forest.signature(tier))
+    return Change(clusters={tier: new})
+
+
+def _imported(forest: Forest, peft: Path, kind: str, above: str) -> Tier:
+    from typing import cast
+
+    from silva.adapters.peft import fit_tier, import_peft
+    from silva.adapters.tiers import TierName
+
+    path, shape = forest.path(above), forest.manifest.adapter
+    tier = import_peft(
+        peft,
+        name=cast(TierName, kind),
+        head=path.head,
+        class_names=forest.class_names,
+        modules=path.tiers[0].pairs,
+    )
+    return fit_tier(tier, shape.rank, shape.scaling)
+
+
+def _exactly_one(client: str, tier: str) -> None:
+    if bool(client) == bool(tier):
+        raise ConfigError("name a client or a tier", remedy="give one of --client and --tier")
+
+
+def _tier_name(tier: str) -> str:
+    from silva.adapters.names import is_cluster_name
+
+    if tier != "root" and not is_cluster_name(tier):
+        raise ConfigError(f"no tier {tier[:40]!r}", remedy="--tier takes root or cluster-<number>")
+    return tier
+
+
+def _tree(forest: Forest, limit: int) -> Tree:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    manifest = forest.manifest
+    total = _megabytes(sum(manifest.objects.values()))
+    title = f"{forest.folder}  version {manifest.version}, base {manifest.base.id}, "
+    tree = Tree(Text(f"{title}{len(manifest.classes)} classes, {total}"))
+    everyone = sorted(manifest.clients)
+    root = tree.add(Text(_tier_line("root", manifest, manifest.root, everyone, "root")))
+    homes: list[str | None] = [*forest.clusters, None]
+    for home in homes:
+        members = [name for name in everyone if manifest.clients[name].cluster == home]
+        branch = root
+        if home is not None:
+            digest = manifest.clusters[home].object
+            branch = root.add(Text(_tier_line(home, manifest, digest, members, "cluster")))
+        for name in members[:limit]:
+            branch.add(Text(_client_line(name, manifest)))
+        if len(members) > limit:
+            branch.add(Text(f"... {len(members) - limit} more"))
+    return tree
+
+
+def _tier_line(name: str, manifest: Manifest, digest: str, members: list[str], tier: str) -> str:
+    found = [manifest.clients[m].accuracy for m in members]
+    values = [accuracy[tier] for accuracy in found if tier in accuracy]
+    mean = f", mean accuracy {100 * sum(values) / len(values):.1f} %" if values else ""
+    return f"{name}  {_kilobytes(manifest.objects[digest])}, {len(members)} clients{mean}"
+
+
+def _client_line(name: str, manifest: Manifest) -> str:
+    entry = manifest.clients[name]
+    parts = [_kilobytes(manifest.objects[entry.leaf]) if entry.leaf else "no leaf"]
+    if not entry.seen:
+        parts.append("unseen")
+    if entry.style:
+        parts.append(repr(entry.style))
+    if entry.images:
+        parts.append(f"{entry.images} images")
+    parts += [f"{tier} {100 * value:.1f} %" for tier, value in entry.accuracy.items()]
+    return f"{name}  {', '.join(parts)}"
+
+
+def _kilobytes(size: int) -> str:
+    return f"{size / 1e3:.0f} kB"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

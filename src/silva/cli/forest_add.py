@@ -1,0 +1,61 @@
+"""`silva forest add`: a client that took no part in training joins a forest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def add(
+    folder: Annotated[Path, typer.Argument(metavar="FOREST", help="A forest.")],
+    client: Annotated[str, typer.Option(help="The new client's name.")],
+    data: Annotated[str, typer.Option(help="Its images: file or folder, classes as the forest's.")],
+    split: Annotated[str, typer.Option(help="Train/test column or share.")] = "",
+    labels: Annotated[str, typer.Option(help="Label column or folder levels.")] = "",
+    leaf_epochs: Annotated[
+        int, typer.Option(min=0, max=1000, help="Local epochs of a leaf; 0: root + cluster only.")
+    ] = 0,
+    backbone: Annotated[str, typer.Option(help="Where the base model lies, if moved.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Probe a new client's images, route it to the nearest cluster and say why."""
+    from rich.console import Console
+
+    from silva.api import Forest
+
+    forest = Forest.load(folder)
+    with Console(stderr=True).status("probing and routing"):
+        added = forest.add(  # type: ignore[attr-defined]
+            client, data, split=split, labels=labels, leaf_epochs=leaf_epochs, backbone=backbone
+        )
+    if as_json:
+        typer.echo(json.dumps(_plain(added), indent=2))
+        return
+    typer.echo(f"{client}: {added.cluster or 'root only (the forest has no clusters)'}")
+    for name, similarity in added.similarities.items():
+        mark = "  <- nearest" if name == added.cluster else ""
+        loss = added.losses[name]
+        typer.echo(f"  {name:<12} similarity {similarity:.3f}   loss {loss:.3f}{mark}")
+    if added.by_loss is not None:
+        verdict = "agrees" if added.by_loss == added.cluster else f"would choose {added.by_loss}"
+        typer.echo(f"  routing by loss {verdict}")
+    for tier, accuracy in added.accuracy.items():
+        typer.echo(f"  accuracy with {tier:<8} {accuracy:.1%}")
+    typer.echo(f"version {added.forest.version} of {folder}, from {added.images} images")
+
+
+def _plain(added: Any) -> dict[str, Any]:
+    return {
+        "client": added.client,
+        "cluster": added.cluster,
+        "by_loss": added.by_loss,
+        "similarities": added.similarities,
+        "losses": added.losses,
+        "leaf": added.leaf,
+        "images": added.images,
+        "accuracy": added.accuracy,
+        "version": added.forest.version,
+    }

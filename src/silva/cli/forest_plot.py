@@ -1,0 +1,68 @@
+"""The picture of a forest: root, clusters and clients from left to right, coloured by accuracy."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from silva.adapters.files import write_atomic
+from silva.adapters.manifest import ClientEntry, Manifest
+
+_MAX_LABELS = 80
+_MAX_HEIGHT_INCHES = 24.0
+Point = tuple[float, float]
+
+
+def draw_forest(manifest: Manifest, path: Path) -> None:
+    """Draw one version of a forest to a PNG; the colour is the accuracy with the longest path."""
+    members = _members(manifest)
+    order = [name for names in members.values() for name in names]
+    rows = {name: float(-n) for n, name in enumerate(order)}
+    places = {home: (1.0, _middle(names, rows)) for home, names in members.items() if home}
+    root: Point = (0.0, _middle(order, rows))
+    figure = Figure(figsize=(8, min(2 + 0.22 * len(order), _MAX_HEIGHT_INCHES)), layout="tight")
+    axes = figure.add_subplot()
+    for place in places.values():
+        axes.plot(*zip(root, place, strict=True), color="0.75", linewidth=1.5, zorder=1)
+    for name in order:
+        above = places.get(manifest.clients[name].cluster or "", root)
+        axes.plot(*zip(above, (2.0, rows[name]), strict=True), color="0.85", zorder=1)
+    inner = {"root": root, **places}
+    axes.scatter(*zip(*inner.values(), strict=True), s=90, color="tab:brown", zorder=2)
+    for name, (x, y) in inner.items():
+        axes.annotate(name, (x, y), xytext=(0, 8), textcoords="offset points", ha="center")
+    if order:
+        values = [_accuracy(manifest.clients[name]) for name in order]
+        dots = axes.scatter(
+            [2.0] * len(order), [rows[name] for name in order], c=values, cmap="viridis",
+            plotnonfinite=True, zorder=2,
+        )  # fmt: skip
+        figure.colorbar(dots, label="accuracy on the client's test images")
+    if len(order) <= _MAX_LABELS:
+        for name in order:
+            axes.annotate(name, (2.0, rows[name]), xytext=(8, -3), textcoords="offset points")
+    axes.set_xlim(-0.3, 2.6)
+    axes.set_axis_off()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+    write_atomic(path, picture.getvalue())
+
+
+def _members(manifest: Manifest) -> dict[str, list[str]]:
+    """Clients by cluster, "" for those below the root itself."""
+    homes = sorted(manifest.clusters, key=lambda name: int(name.removeprefix("cluster-")))
+    members: dict[str, list[str]] = {home: [] for home in [*homes, ""]}
+    for name in sorted(manifest.clients):
+        members[manifest.clients[name].cluster or ""].append(name)
+    return members
+
+
+def _middle(names: list[str], rows: dict[str, float]) -> float:
+    return sum(rows[name] for name in names) / len(names) if names else 0.0
+
+
+def _accuracy(client: ClientEntry) -> float:
+    tiers = ("leaf", "cluster", "root")
+    return next((client.accuracy[t] for t in tiers if t in client.accuracy), float("nan"))

@@ -1,0 +1,44 @@
+"""One progress bar for every command that takes longer than two seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from silva.federation.run import Progress as Step
+
+TITLES = {
+    "root": "root     every client",
+    "clustering": "clusters from subspaces",
+    "cluster": "cluster  alike clients",
+    "leaf": "leaf     each client alone",
+    "unseen": "unseen clients, controls",
+}
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[Step], None]]:
+    """A bar a stage of a tuning run; yields what the run calls with its progress."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:<26}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, object] = {}
+
+        def show(step: Step) -> None:
+            if step.stage not in tasks:
+                title = TITLES.get(step.stage, step.stage)
+                tasks[step.stage] = bars.add_task(title, total=step.total, note="")
+            task = tasks[step.stage]
+            bars.update(task, completed=step.done, total=step.total, note=step.note)  # type: ignore[arg-type]
+
+        yield show

@@ -1,0 +1,45 @@
+"""The table that ends a tuning run: accuracy tier by tier, clusters, where the report lies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def print_summary(forest: Path) -> None:
+    """Print `report/summary.json` of a forest as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    summary = json.loads((forest / "report" / "summary.json").read_text())
+    table = Table(title="Accuracy over clients", title_justify="left")
+    for column in ("", "mean", "worst tenth (p10)", "spread (std)"):
+        table.add_column(column, justify="left" if not column else "right")
+    names = {"root": "root", "cluster": "root + cluster", "leaf": "root + cluster + leaf"}
+    for tier, name in names.items():
+        _row(table, name, summary["tiers"].get(tier))
+    for control, values in summary.get("control", {}).items():
+        _row(table, f"control: {control.replace('_', ' ')}", values)
+    console = Console()
+    console.print(table)
+    unseen = Table(title="Clients never seen in training", title_justify="left")
+    unseen.add_column("")
+    unseen.add_column("mean", justify="right")
+    titles = {"root": "root", "zero_leaf": "root + routed cluster, no training"}
+    for key, value in summary["unseen"].items():
+        if value is not None:
+            epochs = key.removeprefix("after_")
+            unseen.add_row(titles.get(key, f"+ leaf, {epochs} local epochs"), f"{value:.1%}")
+    if unseen.row_count:
+        console.print(unseen)
+    ari = summary.get("ari")
+    found = f"{summary['clusters']} clusters"
+    console.print(found if ari is None else f"{found}, adjusted Rand index {ari:.2f}")
+    console.print(f"forest {forest}, report {forest / 'report'}")
+
+
+def _row(table: Any, name: str, values: dict[str, float] | None) -> None:
+    if values and values.get("mean") is not None:
+        cells = [f"{values[key]:.1%}" for key in ("mean", "p10", "std")]
+        table.add_row(name, *cells)

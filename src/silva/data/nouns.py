@@ -1,0 +1,79 @@
+"""What the readers produce and the partitions deal out: images with labels, wherever they lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+TRAIN, TEST = 0, 1
+"""Values of `ImageDataset.split`."""
+
+
+class ImageSource(Protocol):
+    """Images by number, decoded when asked for: an array, a blob of JPEGs or a tree of files."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, rows: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
+        """Decode images `rows` as RGB, resized to `side` x `side`: uint8 [len(rows), side, side, 3].
+
+        Raises DataError naming the image that cannot be decoded.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Labelled images; every array has one entry an image.
+
+    labels   int64, index into class_names
+    split    uint8, TRAIN or TEST; None when the format does not say (see `partition.split_rows`)
+    columns  further integer columns by name, e.g. "domain", "coarse", "client"
+    names    what a column's values mean, by column name: names["domain"][3] == "sketch"
+    """
+
+    source: ImageSource
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    split: NDArray[np.uint8] | None = None
+    columns: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    title: str = ""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """The rows of one client: train and test never overlap.
+
+    group is the client's true group where the partition plants one, else -1. style names the
+    transformation of `silva.data.styles` that this client's images pass through ("" for none).
+    """
+
+    name: str
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    group: int = -1
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Who owns which image. `unseen` names the clients that take no part in training."""
+
+    spec: str
+    clients: tuple[ClientRows, ...]
+    unseen: frozenset[str] = frozenset()
+
+    @property
+    def seen(self) -> tuple[ClientRows, ...]:
+        return tuple(c for c in self.clients if c.name not in self.unseen)
+
+    @property
+    def held_out(self) -> tuple[ClientRows, ...]:
+        return tuple(c for c in self.clients if c.name in self.unseen)

@@ -1,0 +1,51 @@
+"""Every error a user can meet: what is wrong, where, and what to do about it.
+
+A command ends with exit code 2 and the error's one line; an API answers with a 4xx. Errors that are
+not listed here are defects of silva.
+"""
+
+from __future__ import annotations
+
+
+class SilvaError(Exception):
+    """A mistake that the user can mend: `what` is wrong, at `where`, `remedy` says what to do."""
+
+    def __init__(self, what: str, *, where: object = "", remedy: str = "") -> None:
+        self.what, self.where, self.remedy = what, str(where), remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{line}; {self.remedy}" if self.remedy else line
+
+
+class ConfigError(SilvaError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataError(SilvaError):
+    """A data set cannot be read, or is not what its format promises."""
+
+
+class PartitionError(SilvaError):
+    """The images cannot be dealt out to the clients as asked."""
+
+
+class ModelError(SilvaError):
+    """A model directory is missing, incomplete or of another shape."""
+
+
+class ForestError(SilvaError):
+    """A forest is missing, damaged or does not fit the model or the data."""
+
+
+class UnknownClientError(ForestError):
+    """No client of that name lives in the forest."""
+
+
+class RunError(SilvaError):
+    """A tuning run cannot start, go on or be resumed."""
+
+
+class MissingExtraError(SilvaError):
+    """An optional library is needed; the remedy names the extra that brings it."""

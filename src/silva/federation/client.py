@@ -1,0 +1,197 @@
+"""What one client does with the tier it is sent: a few local epochs on its own images.
+
+Tiers above the trained one are frozen. They are merged once into copies of the few adapted weights
+(`Adaptation.merged`), so a step costs one pair whatever the depth of the path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from silva.adapters.tiers import Head, LoraPair
+from silva.federation.config import LocalConfig
+from silva.federation.orthogonality import Frozen, joint_basis, penalty, project
+from silva.models.layers import NO_ADAPTATION, Adaptation
+from silva.models.vit import ViT
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's images, ready for the model: pixels [n, 3, side, side], labels int64 [n]."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Work:
+    """One client's task in one round.
+
+    `merged` holds the weights of base plus frozen tiers by module; `pairs` and `head` are where
+    training starts. A part named in neither `train_pairs` nor `train_head` stays as it is. `seed`
+    decides the order of the images and nothing else.
+    """
+
+    client: str
+    merged: Mapping[str, Tensor]
+    pairs: Mapping[str, LoraPair]
+    head: Head
+    scaling: float
+    epochs: int
+    seed: int
+    rate: float = 1.0
+    max_steps: int = 0
+    train_pairs: bool = True
+    train_head: bool = True
+    frozen: tuple[Frozen, ...] = ()
+    orthogonality: str = "none"
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends back: its trained pair and head, and how the work went."""
+
+    client: str
+    pairs: Mapping[str, LoraPair]
+    head: Head
+    images: int
+    loss: float
+    seconds: float
+    seconds_compute: float
+
+    def finite(self) -> bool:
+        """False when any number is NaN or infinite: such an update is rejected."""
+        tensors = [t for p in self.pairs.values() for t in (p.A, p.B)]
+        tensors += [self.head.weight, self.head.bias]
+        return all(bool(torch.isfinite(t).all()) for t in tensors)
+
+    def bytes(self) -> int:
+        """Size of what travels up: pair and head."""
+        return payload_bytes(self.pairs, self.head)
+
+
+def payload_bytes(pairs: Mapping[str, LoraPair], head: Head) -> int:
+    """Bytes of one pair of tensors per module and a head, as they travel."""
+    tensors = [t for p in pairs.values() for t in (p.A, p.B)] + [head.weight, head.bias]
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@dataclass
+class _Trainable:
+    """Leaf tensors under training, and the clock around the model's own work."""
+
+    pairs: dict[str, LoraPair]
+    head: Head
+    parameters: list[dict[str, object]] = field(default_factory=list)
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        return {name: pair.B for name, pair in self.pairs.items()}
+
+    def tensors(self) -> list[Tensor]:
+        return [p for group in self.parameters for p in group["params"]]  # type: ignore[attr-defined]
+
+
+def _trainable(work: Work, local: LocalConfig) -> _Trainable:
+    def leaf(tensor: Tensor, train: bool) -> Tensor:
+        return tensor.detach().clone().requires_grad_(train)
+
+    pairs = {
+        n: LoraPair(B=leaf(p.B, work.train_pairs), A=leaf(p.A, work.train_pairs))
+        for n, p in work.pairs.items()
+    }
+    head = Head(leaf(work.head.weight, work.train_head), leaf(work.head.bias, work.train_head))
+    groups: list[dict[str, object]] = []
+    if work.train_pairs:
+        factors = [t for p in pairs.values() for t in (p.A, p.B)]
+        groups.append({"params": factors, "lr": local.lr * work.rate, "weight_decay": 0.0})
+    if work.train_head:
+        decay = {"lr": local.head_lr * work.rate, "weight_decay": local.weight_decay}
+        groups.append({"params": [head.weight, head.bias], **decay})
+    return _Trainable(pairs, head, groups)
+
+
+def train_client(model: ViT, data: ClientData, work: Work, local: LocalConfig) -> Update:
+    """Train for `work.epochs` passes (or `work.max_steps` steps) with a fresh AdamW.
+
+    Loss = cross entropy + orthogonality penalty, gradients clipped to `local.clip`; deterministic
+    for a given seed and thread count.
+    """
+    started, compute, loss_sum, seen = time.perf_counter(), 0.0, 0.0, 0
+    state = _trainable(work, local)
+    adaptation = Adaptation(
+        merged=work.merged, branches={n: ((p, work.scaling),) for n, p in state.pairs.items()}
+    )
+    optimiser = torch.optim.AdamW(state.parameters)
+    bases = [joint_basis(work.frozen)] if work.orthogonality == "hard" and work.frozen else []
+    fixed = None if work.train_pairs else features_of(model, data.pixels, adaptation)
+    for rows in _batches(len(data.labels), work, local.batch_size):
+        labels = data.labels[rows]
+        clock = time.perf_counter()
+        if fixed is None:
+            features = model.features(data.pixels[rows], adaptation)
+        else:
+            features = fixed[rows]
+        loss = F.cross_entropy(F.linear(features, state.head.weight, state.head.bias), labels)
+        total = loss
+        if work.train_pairs:
+            total = loss + penalty(state.factors, work.frozen, work.orthogonality)
+        total.backward()
+        if local.clip > 0:
+            torch.nn.utils.clip_grad_norm_(state.tensors(), local.clip)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        if bases:
+            project(state.factors, bases)
+        compute += time.perf_counter() - clock
+        loss_sum += float(loss.detach()) * len(rows)
+        seen += len(rows)
+    return Update(
+        client=work.client,
+        pairs={n: LoraPair(p.B.detach(), p.A.detach()) for n, p in state.pairs.items()},
+        head=Head(state.head.weight.detach(), state.head.bias.detach()),
+        images=len(data.labels),
+        loss=loss_sum / max(seen, 1),
+        seconds=time.perf_counter() - started,
+        seconds_compute=compute,
+    )
+
+
+def _batches(images: int, work: Work, size: int) -> list[Tensor]:
+    """Row numbers of every step: shuffled epochs, cut at `work.max_steps` where that is set."""
+    generator = torch.Generator().manual_seed(work.seed)
+    steps: list[Tensor] = []
+    for _ in range(work.epochs):
+        steps += torch.randperm(images, generator=generator).split(size)
+    return steps[: work.max_steps] if work.max_steps else steps
+
+
+@torch.no_grad()
+def features_of(model: ViT, pixels: Tensor, adaptation: Adaptation = NO_ADAPTATION) -> Tensor:
+    """Class tokens of all images [n, hidden], 256 at a time."""
+    return torch.cat([model.features(part, adaptation) for part in pixels.split(256)])
+
+
+def correct_by_class(
+    model: ViT, data: ClientData, merged: Mapping[str, Tensor], head: Head
+) -> tuple[int, float]:
+    """Correct predictions on `data`, and accuracy averaged over its classes."""
+    features = features_of(model, data.pixels, Adaptation(merged=merged))
+    hits = F.linear(features, head.weight, head.bias).argmax(dim=1) == data.labels
+    classes = data.labels.unique()
+    per_class = torch.stack([hits[data.labels == c].float().mean() for c in classes])
+    return int(hits.sum()), float(per_class.mean())
+
+
+@torch.no_grad()
+def mean_loss(model: ViT, data: ClientData, merged: Mapping[str, Tensor], head: Head) -> float:
+    """Mean cross entropy on `data`: what loss-based routing compares (IFCA's rule)."""
+    features = features_of(model, data.pixels, Adaptation(merged=merged))
+    return float(F.cross_entropy(F.linear(features, head.weight, head.bias), data.labels))
+

@@ -1,0 +1,83 @@
+"""The clustering stage: from the clients' running means to labels, with all that was considered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score
+
+from silva.adapters.subspace import distances
+from silva.federation.bases import FEATURES, of_feature, updated_means
+from silva.federation.clustering import RULES, group
+from silva.federation.record import Clustering
+from silva.federation.run import Run
+
+
+def find_clusters(run: Run) -> tuple[dict[str, int], Clustering]:
+    """Labels of every training client, and the record of the decision."""
+    names = [c.name for c in run.partition.seen]
+    collect_missing_bases(run, names)
+    config = run.config.clustering
+    matrices = {feature: distance_matrix(run, names, feature) for feature in FEATURES}
+    chosen = group(matrices[config.feature], config, seed=run.seed)
+    truth = [c.group for c in run.partition.seen]
+    known = truth if min(truth, default=-1) >= 0 else None
+    record = Clustering(
+        clients=names,
+        labels=chosen.labels.tolist(),
+        distances=matrices[config.feature].tolist(),
+        eigenvalues=chosen.eigenvalues.tolist(),
+        k=chosen.k,
+        feature=config.feature,
+        rule=config.rule,
+        scores=chosen.scores,
+        true_groups=known,
+        ari=agreement(known, chosen.labels),
+        alternatives=[
+            _alternative(run, matrices[feature], feature, rule, known)
+            for feature in FEATURES
+            for rule in RULES
+            if rule != "fixed"
+        ],
+    )
+    return dict(zip(names, chosen.labels.tolist(), strict=True)), record
+
+
+def collect_missing_bases(run: Run, names: Sequence[str]) -> None:
+    """A basis-only round for clients that the root stage never sampled: their pair is discarded."""
+    root = run.state.root
+    assert root is not None
+    missing = [n for n in names if n not in run.state.files.get("ema", {})]
+    works = [
+        run.work(n, "bases", 0, merged=run.base, pairs=root.pairs, head=root.head) for n in missing
+    ]
+    for update in run.runtime.train(works):
+        if update.finite():
+            means = updated_means(None, update.pairs, root.pairs, run.config.clustering.ema)
+            run.folder.put(run.state, "ema", update.client, means)
+
+
+def distance_matrix(run: Run, names: Sequence[str], feature: str) -> NDArray[np.float64]:
+    """Distances [n, n] between clients; one without a basis is as far from all as can be."""
+    means = [run.folder.get(run.state, "ema", name) for name in names]
+    present = [n for n, m in enumerate(means) if m]
+    result = 1.0 - np.eye(len(names))
+    if len(present) > 1:
+        known = [of_feature(means[n] or {}, feature) for n in present]
+        result[np.ix_(present, present)] = distances(known)
+    return result
+
+
+def agreement(truth: Sequence[int] | None, labels: NDArray[np.int64]) -> float | None:
+    """Adjusted Rand index of `labels` against the true groups, where these are known."""
+    return None if truth is None else float(adjusted_rand_score(truth, labels))
+
+
+def _alternative(
+    run: Run, matrix: NDArray[np.float64], feature: str, rule: str, truth: Sequence[int] | None
+) -> dict[str, object]:
+    found = group(matrix, run.config.clustering, rule=rule, seed=run.seed)
+    ari = agreement(truth, found.labels)
+    return {"feature": feature, "rule": rule, "k": found.k, "ari": ari}

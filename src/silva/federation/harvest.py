@@ -1,0 +1,75 @@
+"""From the state of a finished run to a forest on disk."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from silva.adapters.change import Change, NewClient, NewCluster
+from silva.adapters.forest import Forest
+from silva.adapters.manifest import BaseModel
+from silva.adapters.routing import signature
+from silva.adapters.tiers import Tier, TierName
+from silva.federation.record import RunRecord
+from silva.federation.run import Run
+from silva.federation.state import TierState, unpack_head, unpack_pairs
+from silva.models.backbone import Backbone
+
+
+def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...]) -> Forest:
+    """Write the forest: root, clusters with signatures, a leaf a client, unseen clients routed."""
+    state, config = run.state, run.config.adapter
+    assert state.root is not None
+    clusters = {f"cluster-{j}": _cluster(run, tier) for j, tier in enumerate(state.clusters)}
+    latest = latest_accuracies(state.record)
+    clients = {}
+    for rows in run.partition.clients:
+        seen = rows.name not in run.partition.unseen
+        label = state.labels.get(rows.name, 0)
+        clients[rows.name] = NewClient(
+            leaf=partial(_leaf, run, rows.name) if seen else None,
+            cluster=f"cluster-{label}" if clusters else None,
+            seen=seen,
+            images=len(rows.train),
+            style=rows.style,
+            accuracy=latest.get(rows.name, {}),
+        )
+    probe = {name: pair.A for name, pair in run.fresh_pairs("cluster").items()}
+    return Forest.create(
+        out,
+        BaseModel(backbone.id, backbone.digest),
+        {"rank": config.rank, "alpha": config.alpha, "targets": list(config.targets)},
+        class_names,
+        Change(
+            root=_tier(run, "root", state.root),
+            probe=probe if clusters else None,
+            clusters=clusters,
+            clients=clients,
+        ),
+    )
+
+
+def latest_accuracies(record: RunRecord) -> dict[str, dict[str, float]]:
+    """The last measurement of each client by tier, fractions; a zero leaf counts as "cluster"."""
+    latest: dict[str, dict[str, float]] = {}
+    for row in record.accuracies:
+        tier = "cluster" if row.tier == "zero_leaf" else row.tier
+        if tier in ("root", "cluster", "leaf"):
+            latest.setdefault(row.client, {})[tier] = row.correct / row.total
+    return latest
+
+
+def _tier(run: Run, name: TierName, state: TierState) -> Tier:
+    return Tier(name=name, pairs=state.pairs, head=state.head, scaling=run.scaling)
+
+
+def _cluster(run: Run, state: TierState) -> NewCluster:
+    bases = signature({n: p.B for n, p in state.pairs.items()})
+    return NewCluster(tier=_tier(run, "cluster", state), signature=bases)
+
+
+def _leaf(run: Run, client: str) -> Tier:
+    tensors = run.folder.get(run.state, "leaf", client)
+    assert tensors is not None
+    state = TierState(pairs=unpack_pairs(tensors), head=unpack_head(tensors))
+    return _tier(run, "leaf", state)

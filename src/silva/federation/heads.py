@@ -1,0 +1,80 @@
+"""The first head: linear discriminants from statistics that clients send once.
+
+Fine-tuning few rounds from a zero head spends them on finding the classes. Class sums and the Gram
+matrix of frozen features add up over clients exactly, and give the head that linear discriminant
+analysis would find on all data together (Hastie et al., Elements of Statistical Learning, 4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from silva.adapters.tiers import Head
+from silva.federation.client import ClientData, features_of
+from silva.federation.run import Run
+from silva.models.vit import ViT
+
+SHRINKAGE = 0.1
+"""Share of the pooled covariance that is replaced by a multiple of the identity."""
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """Sufficient statistics of one or more clients' features.
+
+    counts [classes], sums [classes, hidden], gram [hidden, hidden] = sum of x x^T.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    gram: Tensor
+
+    def bytes(self) -> int:
+        """Size of what a client sends."""
+        return sum(t.numel() * t.element_size() for t in (self.counts, self.sums, self.gram))
+
+
+def class_statistics(model: ViT, data: ClientData, classes: int) -> ClassStatistics:
+    """Statistics of the bare base model's features on one client's images."""
+    features = features_of(model, data.pixels)
+    sums = torch.zeros(classes, features.shape[1]).index_add_(0, data.labels, features)
+    counts = torch.bincount(data.labels, minlength=classes).float()
+    return ClassStatistics(counts, sums, features.T @ features)
+
+
+def discriminant_head(statistics: Sequence[ClassStatistics]) -> Head:
+    """Head of linear discriminant analysis with equal priors, from the clients' sums.
+
+    logit_c = mu_c^T S^-1 x - mu_c^T S^-1 mu_c / 2, S the pooled covariance within classes, shrunk by
+    `SHRINKAGE`. Classes without an image get the smallest bias and a zero weight.
+    """
+    counts = torch.stack([s.counts for s in statistics]).sum(dim=0).double()
+    sums = torch.stack([s.sums for s in statistics]).sum(dim=0).double()
+    gram = torch.stack([s.gram for s in statistics]).sum(dim=0).double()
+    means = sums / counts.clamp(min=1)[:, None]
+    within = (gram - (means.T * counts) @ means) / counts.sum().clamp(min=1)
+    scale = within.diagonal().mean().clamp(min=1e-8)
+    within = (1 - SHRINKAGE) * within + SHRINKAGE * scale * torch.eye(len(within)).double()
+    weight = torch.linalg.solve(within, means.T).T
+    bias = -0.5 * (weight * means).sum(dim=1)
+    known = counts > 0
+    bias = torch.where(known, bias, bias[known].min() if bool(known.any()) else bias)
+    return Head(weight=weight.float(), bias=bias.float())
+
+
+def zero_head(classes: int, hidden: int) -> Head:
+    """The head that prefers no class."""
+    return Head(weight=torch.zeros(classes, hidden), bias=torch.zeros(classes))
+
+
+def first_head(run: Run, names: Sequence[str]) -> Head:
+    """The starting head of a group of clients, as `head_init` says; records what is sent for it."""
+    if run.config.head_init == "zeros":
+        return zero_head(run.classes, run.model.config.hidden_size)
+    return discriminant_head(
+        [class_statistics(run.model, run.clients.train(n), run.classes) for n in names]
+    )

@@ -1,0 +1,120 @@
+"""The leaf tier: a pair and a head of one client's own, trained on what root and cluster left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from silva.adapters.subspace import mean_overlap
+from silva.adapters.tiers import Head, LoraPair
+from silva.federation.client import Update
+from silva.federation.orthogonality import Frozen
+from silva.federation.record import Overlap, Round
+from silva.federation.rounds import rate
+from silva.federation.run import Run
+from silva.federation.state import pack_head, pack_pairs
+
+
+def grow_leaf(run: Run, name: str, rounds: int) -> None:
+    """Train one client's leaf for `rounds` local passes, keep it on disk and measure it."""
+    cluster = run.state.labels.get(name, 0)
+    merged, above = run.path_weights(cluster), run.above_leaf(cluster)
+    pairs = run.fresh_pairs("leaf", name)
+    trained = train_alone(
+        run, name, "leaf", merged, pairs, above.head, rounds, frozen_of(run, name),
+        train_head=run.config.head != "global",
+    )
+    state = run.state
+    run.folder.put(state, "leaf", name, {**pack_pairs(trained.pairs), **pack_head(trained.head)})
+    weights = run.merge(merged, trained.pairs)
+    run.measure([name], "leaf", weights, trained.head)
+    _record_overlaps(run, name, trained)
+    state.record.rounds.append(
+        Round(
+            stage="leaf",
+            cluster=cluster,
+            round=state.total_rounds,
+            participants=1,
+            rejected=0 if trained.finite() else 1,
+            dropped=0,
+            loss=trained.loss,
+            rho=0.0,
+            trunc_energy=0.0,
+            bytes_up=0,
+            bytes_down=0,
+            seconds=trained.seconds,
+            seconds_compute=trained.seconds_compute,
+        )
+    )
+
+
+def frozen_of(run: Run, name: str) -> tuple[Frozen, ...]:
+    """The tiers above a client's leaf, with the weights of their penalties (section 1.2)."""
+    root, config = run.state.root, run.config.orthogonality
+    assert root is not None
+    frozen = [Frozen({n: p.B for n, p in root.pairs.items()}, config.gamma_cluster)]
+    if run.state.clusters:
+        cluster = run.state.clusters[run.state.labels[name]]
+        frozen.append(Frozen({n: p.B for n, p in cluster.pairs.items()}, config.gamma_leaf))
+    return tuple(frozen)
+
+
+def train_alone(
+    run: Run,
+    name: str,
+    stage: str,
+    merged: Mapping[str, Tensor],
+    pairs: Mapping[str, LoraPair],
+    head: Head,
+    rounds: int,
+    frozen: tuple[Frozen, ...] = (),
+    *,
+    train_pairs: bool = True,
+    train_head: bool = True,
+    after: Callable[[int, Update], None] = lambda done, update: None,
+) -> Update:
+    """`rounds` local passes of one client with nothing sent; `after` sees the state after each.
+
+    The same loop serves leaves, unseen clients and the controls, so that they differ in where they
+    start and what they train, and in nothing else. A pass that ends in NaN is undone.
+    """
+    current = Update(name, pairs, run.own(name, head), 0, 0.0, 0.0, 0.0)
+    seconds = compute = 0.0
+    for number in range(rounds):
+        work = run.work(
+            name,
+            stage,
+            number,
+            merged=merged,
+            pairs=current.pairs,
+            head=current.head,
+            frozen=frozen,
+            rate=rate(run.config.local.schedule, number, rounds) * run.config.leaf_rate,
+            train_pairs=train_pairs,
+            train_head=train_head,
+        )
+        for update in run.runtime.train([work]):
+            seconds, compute = seconds + update.seconds, compute + update.seconds_compute
+            if update.finite():
+                current = update
+        after(number + 1, current)
+    return Update(
+        name, current.pairs, current.head, current.images, current.loss, seconds, compute
+    )
+
+
+def _record_overlaps(run: Run, name: str, leaf: Update) -> None:
+    """How much of each tier's directions lies in the others', averaged over modules."""
+    root = run.state.root
+    assert root is not None
+    factors = {"root": {n: p.B for n, p in root.pairs.items()}}
+    if run.state.clusters:
+        cluster = run.state.clusters[run.state.labels[name]]
+        factors["cluster"] = {n: p.B for n, p in cluster.pairs.items()}
+    factors["leaf"] = {n: p.B for n, p in leaf.pairs.items()}
+    names = list(factors)
+    for n, upper in enumerate(names):
+        for lower in names[n + 1 :]:
+            value = mean_overlap(factors[upper], factors[lower])
+            run.state.record.overlaps.append(Overlap(name, f"{upper}-{lower}", value))

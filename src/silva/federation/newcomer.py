@@ -1,0 +1,120 @@
+"""Clients never seen in training: probe, route, and a short leaf (HiLoRA section 1.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from silva.adapters.routing import nearest, signature, similarities
+from silva.adapters.tiers import Head, LoraPair
+from silva.federation.client import Update, Work, mean_loss
+from silva.federation.leaves import frozen_of, train_alone
+from silva.federation.record import Routed
+from silva.federation.run import Run
+from silva.federation.seeds import derive
+from silva.federation.state import pack_head, pack_pairs
+
+
+def probe_work(
+    client: str,
+    merged: Mapping[str, Tensor],
+    draw: Mapping[str, Tensor],
+    head: Head,
+    *,
+    scaling: float,
+    steps: int,
+    seed: int,
+) -> Work:
+    """A light residual probe: root frozen, the pair that every cluster started from, few steps.
+
+    merged holds base and root, draw the seeded A [rank, in] by module. Starting at the root's own B
+    would mostly measure the root, since clusters are orthogonal to it.
+    """
+    pairs = {n: LoraPair(B=merged[n].new_zeros(len(merged[n]), len(A)), A=A) for n, A in draw.items()}
+    return Work(
+        client=client,
+        merged=merged,
+        pairs=pairs,
+        head=head,
+        scaling=scaling,
+        epochs=steps,
+        max_steps=steps,
+        seed=seed,
+    )
+
+
+def probe(run: Run, name: str) -> dict[str, Tensor]:
+    """B of a newcomer's probe, by module."""
+    root = run.state.root
+    assert root is not None
+    work = probe_work(
+        name,
+        run.merge(run.base, root.pairs),
+        {n: p.A for n, p in run.fresh_pairs("cluster").items()},
+        root.head,
+        scaling=run.scaling,
+        steps=run.config.probe_steps,
+        seed=derive(run.seed, "probe", name),
+    )
+    update = next(iter(run.runtime.train([work])))
+    return {n: p.B for n, p in update.pairs.items()}
+
+
+def route(run: Run, name: str) -> Routed:
+    """Nearest cluster by subspace, and by loss on the client's own training images as a check."""
+    factors = probe(run, name)
+    signatures = [signature({n: p.B for n, p in c.pairs.items()}) for c in run.state.clusters]
+    scores = similarities(factors, signatures)
+    data = run.clients.train(name)
+    losses = [
+        mean_loss(run.model, data, run.path_weights(j), run.own(name, c.head))
+        for j, c in enumerate(run.state.clusters)
+    ]
+    return Routed(name, nearest(scores), nearest([-x for x in losses]), scores, losses)
+
+
+@dataclass
+class _Milestones:
+    """Measures a newcomer's leaf after 1 and after all of its local epochs."""
+
+    run: Run
+    name: str
+    merged: dict[str, Tensor]
+    last: int
+
+    def __call__(self, done: int, update: Update) -> None:
+        if done in (1, self.last):
+            weights = self.run.merge(self.merged, update.pairs)
+            self.run.measure([self.name], f"after_{done}", weights, update.head)
+
+
+def meet(run: Run, name: str) -> None:
+    """Route one held-out client and measure it at root, at zero leaf and after a short leaf."""
+    state, config = run.state, run.config
+    assert state.root is not None
+    run.measure([name], "root", run.merge(run.base, state.root.pairs), state.root.head)
+    cluster = 0
+    if state.clusters:
+        routed = route(run, name)
+        state.record.routed.append(routed)
+        cluster = routed.cluster
+    state.labels[name] = cluster
+    merged, above = run.path_weights(cluster), run.above_leaf(cluster)
+    run.measure([name], "zero_leaf", merged, above.head)
+    last = config.unseen_epochs
+    trained = train_alone(
+        run,
+        name,
+        "unseen",
+        merged,
+        run.fresh_pairs("leaf", name),
+        above.head,
+        last,
+        frozen_of(run, name),
+        train_head=config.head != "global",
+        after=_Milestones(run, name, merged, last),
+    )
+    kept = {**pack_pairs(trained.pairs), **pack_head(trained.head)}
+    run.folder.put(state, "newcomer", name, kept)

@@ -1,0 +1,144 @@
+"""One federated round of one group: send the tier, let clients train, aggregate, judge the change."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from silva.federation.aggregate import mean_head, product_svd, relative_change, shares
+from silva.federation.bases import updated_means
+from silva.federation.client import Update, payload_bytes
+from silva.federation.config import TierConfig
+from silva.federation.orthogonality import Frozen
+from silva.federation.record import Round
+from silva.federation.run import Run
+from silva.federation.seeds import generator
+from silva.federation.state import TierState, pack_head
+
+
+def federated_round(
+    run: Run,
+    tier: TierState,
+    members: Sequence[str],
+    merged: Mapping[str, Tensor],
+    *,
+    planned: int,
+    cluster: int = -1,
+    frozen: tuple[Frozen, ...] = (),
+) -> TierState:
+    """Train one round with `members` and return the group's new tier; records what it cost.
+
+    merged: weights of base and frozen tiers. A round in which no update arrives changes nothing.
+    """
+    started, state, config = time.perf_counter(), run.state, run.config
+    number = state.round + 1
+    chosen = sample(run, members, cluster)
+    works = [
+        run.work(
+            name,
+            state.stage,
+            number,
+            merged=merged,
+            pairs=tier.pairs,
+            head=tier.head,
+            frozen=frozen,
+            rate=rate(config.local.schedule, state.round, planned),
+            train_head=config.head != "global" or state.stage == "root",
+        )
+        for name in chosen
+    ]
+    accepted, arrived = receive(run, run.runtime.train(works), chosen)
+    if state.stage == "root":
+        remember_bases(run, accepted, tier)
+    new, energy = (aggregate(run, tier, accepted) if accepted else (tier, 0.0))
+    rho = relative_change(new.pairs, tier.pairs) if accepted else 0.0
+    images = sum(u.images for u in accepted)
+    state.record.rounds.append(
+        Round(
+            stage=state.stage,
+            cluster=cluster,
+            round=state.total_rounds + 1,
+            participants=len(accepted),
+            rejected=arrived - len(accepted),
+            dropped=len(chosen) - arrived,
+            loss=sum(u.loss * u.images for u in accepted) / images if images else math.nan,
+            rho=rho,
+            trunc_energy=energy,
+            bytes_up=sum(u.bytes() for u in accepted),
+            bytes_down=len(chosen) * payload_bytes(tier.pairs, tier.head),
+            seconds=time.perf_counter() - started,
+            seconds_compute=sum(u.seconds_compute for u in accepted),
+        )
+    )
+    return judge(new, rho, getattr(config, state.stage), number)
+
+
+def sample(run: Run, members: Sequence[str], cluster: int) -> list[str]:
+    """The clients of this round: a seeded share `participation` of the members, at least one."""
+    share = run.config.participation
+    if share >= 1.0:
+        return list(members)
+    draw = generator(run.seed, "sample", run.state.stage, run.state.round, cluster)
+    count = max(1, round(share * len(members)))
+    return sorted(draw.choice(members, size=count, replace=False).tolist())
+
+
+def receive(
+    run: Run, updates: Iterable[Update], chosen: Sequence[str]
+) -> tuple[list[Update], int]:
+    """Accepted updates and the number that arrived: lost replies and broken numbers are left out."""
+    lost = generator(run.seed, "dropout", run.state.stage, run.state.round)
+    drops = {n for n in chosen if lost.random() < run.config.dropout}
+    arrived = [u for u in updates if u.client not in drops]
+    return [u for u in arrived if u.finite()], len(arrived)
+
+
+def remember_bases(run: Run, updates: Sequence[Update], tier: TierState) -> None:
+    """Fold each client's factors into its running means (not in the first rounds: B is noise)."""
+    config = run.config.clustering
+    skipped = min(config.skip_rounds, max(run.config.root.rounds - 1, 0))
+    if run.state.round < skipped:
+        return
+    for update in updates:
+        before = run.folder.get(run.state, "ema", update.client)
+        means = updated_means(before, update.pairs, tier.pairs, config.ema)
+        run.folder.put(run.state, "ema", update.client, means)
+
+
+def aggregate(run: Run, tier: TierState, updates: Sequence[Update]) -> tuple[TierState, float]:
+    """Product-space aggregation of the pairs and the mean of the heads; mean truncated energy."""
+    config, weights = run.config, shares([u.images for u in updates], run.config.weights)
+    pairs, lost = {}, 0.0
+    for name in tier.pairs:
+        result = product_svd(
+            [u.pairs[name] for u in updates],
+            weights,
+            config.adapter.rank,
+            method=config.aggregation,
+            split=config.split,
+        )
+        pairs[name] = result.pair
+        lost += result.trunc_energy / len(tier.pairs)
+    if config.head == "local":
+        for update in updates:
+            run.folder.put(run.state, "head", update.client, pack_head(update.head))
+    head = mean_head([u.head for u in updates], weights)
+    return replace(tier, pairs=pairs, head=head), lost
+
+
+def judge(tier: TierState, rho: float, rule: TierConfig, number: int) -> TierState:
+    """Stop rule of a tier: rho <= tau for `patience` rounds in a row, not before `min_rounds`."""
+    calm = tier.calm_rounds + 1 if rho <= rule.tau else 0
+    stopped = rule.tau > 0 and calm >= rule.patience and number >= rule.min_rounds
+    return replace(tier, calm_rounds=calm, stopped=stopped)
+
+
+def rate(schedule: str, number: int, planned: int) -> float:
+    """Share of the learning rate in round `number` (from 0) of `planned`: cosine to a tenth."""
+    if schedule == "constant" or planned <= 1:
+        return 1.0
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * number / (planned - 1)))

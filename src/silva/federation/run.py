@@ -1,0 +1,168 @@
+"""What every stage of a run needs at hand: settings, clients, runtime, state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from silva.adapters.tiers import Head, LoraPair
+from silva.data.nouns import Partition
+from silva.federation.client import Work, correct_by_class
+from silva.federation.config import FederationConfig
+from silva.federation.record import Accuracy
+from silva.federation.runtime.base import Clients, Runtime
+from silva.federation.seeds import derive, generator
+from silva.federation.state import RunFolder, RunState, TierState, unpack_head
+from silva.models.vit import ViT
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A line for whoever watches: `done` of `total` rounds or clients of a stage."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+@dataclass
+class Run:
+    """One tuning run. Everything but `state` stays the same from start to end."""
+
+    config: FederationConfig
+    seed: int
+    model: ViT
+    classes: int
+    partition: Partition
+    clients: Clients
+    runtime: Runtime
+    folder: RunFolder
+    state: RunState
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    base: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = self.model.module_names(self.config.adapter.targets)
+        modules = {n: self.model.get_submodule(n) for n in names}
+        # What is sent and aggregated stays on the CPU; clients move it to the model's device.
+        self.base = {n: m.weight.detach().cpu() for n, m in modules.items()}  # type: ignore[misc,operator]
+
+    @property
+    def scaling(self) -> float:
+        """s = alpha / r."""
+        return self.config.adapter.alpha / self.config.adapter.rank
+
+    def fresh_pairs(self, *labels: object) -> dict[str, LoraPair]:
+        """Pairs that change nothing yet: B = 0 and a seeded Kaiming draw (a = sqrt 5) for A."""
+        generator = torch.Generator().manual_seed(derive(self.seed, "A", *labels))
+        rank, pairs = self.config.adapter.rank, {}
+        for name, weight in self.base.items():
+            rows, columns = weight.shape
+            bound = columns**-0.5
+            A = torch.empty(rank, columns).uniform_(-bound, bound, generator=generator)
+            pairs[name] = LoraPair(B=torch.zeros(rows, rank), A=A)
+        return pairs
+
+    def merge(
+        self, weights: Mapping[str, Tensor], pairs: Mapping[str, LoraPair]
+    ) -> dict[str, Tensor]:
+        """Weights with one more tier merged in: W + s B A by module."""
+        return {n: w + self.scaling * pairs[n].product() for n, w in weights.items()}
+
+    def founders(self) -> list[str]:
+        """Training clients that take part from the start; the share `late` joins after the root."""
+        names = [c.name for c in self.partition.seen]
+        late = int(self.config.late * len(names))
+        order = generator(self.seed, "late").permutation(len(names))
+        return [names[n] for n in sorted(order[late:].tolist())]
+
+    def members(self, cluster: int) -> list[str]:
+        """Training clients of one cluster."""
+        return [c.name for c in self.partition.seen if self.state.labels.get(c.name) == cluster]
+
+    def path_weights(self, cluster: int) -> dict[str, Tensor]:
+        """Weights of base, root and, where there are clusters, one cluster, merged."""
+        assert self.state.root is not None
+        merged = self.merge(self.base, self.state.root.pairs)
+        if self.state.clusters:
+            merged = self.merge(merged, self.state.clusters[cluster].pairs)
+        return merged
+
+    def above_leaf(self, cluster: int) -> TierState:
+        """The tier whose head a leaf starts from: its cluster, or the root when there is none."""
+        assert self.state.root is not None
+        return self.state.clusters[cluster] if self.state.clusters else self.state.root
+
+    def leaf_rounds(self) -> int:
+        """Local passes of the leaf stage; a cluster tier that was skipped leaves its rounds here."""
+        skipped = 0 if self.state.clusters else self.config.cluster.rounds
+        return self.config.leaf.rounds + skipped
+
+    def work(self, client: str, stage: str, number: int, **task: object) -> Work:
+        """A piece of work whose order of images depends on run, stage, round and client alone."""
+        seed = derive(self.seed, stage, number, client)
+        head = task.pop("head")
+        own = self.folder.get(self.state, "head", client) if self.config.head == "local" else None
+        return Work(
+            client=client,
+            head=unpack_head(own) if own else head,  # type: ignore[arg-type]
+            scaling=self.scaling,
+            epochs=self.config.local.epochs,
+            seed=seed,
+            orthogonality=self.config.orthogonality.kind,
+            **task,  # type: ignore[arg-type]
+        )
+
+    def measure(
+        self,
+        names: Sequence[str],
+        tier: str,
+        merged: Mapping[str, Tensor],
+        head: Head,
+    ) -> None:
+        """Record the test accuracy of clients `names` under one prefix of their paths."""
+        unseen, state = self.partition.unseen, self.state
+        for name in names:
+            data = self.clients.test(name)
+            if not len(data.labels):
+                continue
+            correct, balanced = correct_by_class(self.model, data, merged, self.own(name, head))
+            state.record.accuracies.append(
+                Accuracy(
+                    client=name,
+                    seen=name not in unseen,
+                    tier=tier,
+                    stage=state.stage,
+                    round=state.total_rounds,
+                    correct=correct,
+                    total=len(data.labels),
+                    balanced=balanced,
+                )
+            )
+
+    def own(self, client: str, head: Head) -> Head:
+        """The client's own head under the policy "local", else `head`."""
+        if self.config.head != "local":
+            return head
+        stored = self.folder.get(self.state, "head", client)
+        return unpack_head(stored) if stored else head
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds spent inside to the record of `stage`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.state.record.seconds
+            spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - started
+
+    def save(self) -> None:
+        """Checkpoint: whatever happens next, the run goes on from here."""
+        self.folder.save(self.state)

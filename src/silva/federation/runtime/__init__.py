@@ -1,0 +1,1 @@
+"""Where clients run: a contract, and this process."""

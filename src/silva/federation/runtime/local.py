@@ -1,0 +1,70 @@
+"""All clients in this process, one after another, on one backbone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from silva.data.nouns import ClientRows, ImageDataset, Partition
+from silva.data.styles import apply_style
+from silva.federation.client import ClientData, Update, Work, train_client
+from silva.federation.config import LocalConfig
+from silva.federation.runtime.base import Clients
+from silva.models.registry import Backbone
+
+CACHE_BYTES = 512 * 2**20
+"""Decoded images kept in memory, all clients together; the least recently used go first."""
+
+
+class ClientImages:
+    """`Clients` over one data set: decodes on demand and keeps the most recent in memory."""
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        partition: Partition,
+        backbone: Backbone,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._dataset, self._backbone, self._budget = dataset, backbone, cache_bytes
+        self._rows: Mapping[str, ClientRows] = {c.name: c for c in partition.clients}
+        self._cache: OrderedDict[tuple[str, str], NDArray[np.uint8]] = OrderedDict()
+        self._held = 0
+
+    def train(self, name: str) -> ClientData:
+        """Training images of client `name`."""
+        return self._load(name, "train")
+
+    def test(self, name: str) -> ClientData:
+        """Test images of client `name`."""
+        return self._load(name, "test")
+
+    def _load(self, name: str, part: str) -> ClientData:
+        client = self._rows[name]
+        rows = client.train if part == "train" else client.test
+        images = self._cache.pop((name, part), None)
+        if images is None:
+            images = self._dataset.source.load(rows, self._backbone.side)
+            images = apply_style(images, client.style, rows)
+            self._held += images.nbytes
+        self._cache[name, part] = images
+        while self._held > self._budget and len(self._cache) > 1:
+            self._held -= self._cache.popitem(last=False)[1].nbytes
+        labels = torch.from_numpy(self._dataset.labels[rows].astype(np.int64))
+        return ClientData(self._backbone.pixels(images), labels)
+
+
+class LocalRuntime:
+    """`Runtime` that trains clients in turn, in this process."""
+
+    def __init__(self, backbone: Backbone, clients: Clients, local: LocalConfig) -> None:
+        self._model, self._clients, self._local = backbone.model, clients, local
+
+    def train(self, works: Iterable[Work]) -> Iterator[Update]:
+        """Train every client, in order."""
+        for work in works:
+            yield train_client(self._model, self._clients.train(work.client), work, self._local)

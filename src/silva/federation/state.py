@@ -1,0 +1,223 @@
+"""State of an unfinished run, on disk in `forest.run/`: written after every round, resumed exactly.
+
+    state.json            stage, counters, labels, record; names the tensor file that belongs to it
+    tensors-<n>.safetensors   pairs and heads of root and clusters
+    clients/<index>.<kind>-<n>.safetensors   per-client state (bases, leaves, local heads)
+
+A file is never changed once `state.json` names it. A new state writes new files first and replaces
+`state.json` last, so a kill at any moment leaves the previous state whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from silva.adapters.tiers import Head, LoraPair
+from silva.errors import RunError
+from silva.federation.record import RunRecord
+
+FORMAT = 1
+STAGES = ("root", "clustering", "cluster", "leaf", "unseen", "done")
+
+
+@dataclass
+class TierState:
+    """One group's tier while it grows: its pairs and head, and how long it has stood still."""
+
+    pairs: dict[str, LoraPair]
+    head: Head
+    calm_rounds: int = 0
+    stopped: bool = False
+
+
+@dataclass
+class RunState:
+    """Where a run stands. `files` names each client's current file by kind: {"ema": {"c-1": 7}}."""
+
+    stage: str = "root"
+    round: int = 0
+    total_rounds: int = 0
+    root: TierState | None = None
+    clusters: list[TierState] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+    files: dict[str, dict[str, int]] = field(default_factory=dict)
+    record: RunRecord = field(default_factory=RunRecord)
+
+    def advance(self, stage: str) -> None:
+        """Go on to another stage, at its first round."""
+        self.stage, self.round = stage, 0
+
+
+class RunFolder:
+    """Reads and writes the state of one run; clients are known by number, never by name."""
+
+    def __init__(self, path: Path, clients: list[str]) -> None:
+        self.path = path
+        self._index = {name: n for n, name in enumerate(clients)}
+        self._written = 0
+
+    def create(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder with the run's settings; RunError where it exists already."""
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            raise RunError(
+                "an unfinished run lies here",
+                where=self.path,
+                remedy="go on with --resume, or remove the folder",
+            ) from None
+        (self.path / "clients").mkdir()
+        write_json(self.path / "settings.json", settings)
+
+    def save(self, state: RunState) -> None:
+        """Write `state` as a whole; the previous state stays until the new one is complete."""
+        previous, self._written = self._written, self._written + 1
+        tensors: dict[str, Tensor] = {}
+        if state.root is not None:
+            _pack(tensors, "root", state.root)
+        for n, cluster in enumerate(state.clusters):
+            _pack(tensors, f"cluster-{n}", cluster)
+        # Tiers may share a tensor (clusters start from one draw), which the format refuses.
+        save_file({k: v.clone() for k, v in tensors.items()}, self._tensors(self._written))
+        groups = [t for t in (state.root, *state.clusters) if t is not None]
+        write_json(
+            self.path / "state.json",
+            {
+                "format": FORMAT,
+                "tensors": self._written,
+                "stage": state.stage,
+                "round": state.round,
+                "total_rounds": state.total_rounds,
+                "calm": [[g.calm_rounds, g.stopped] for g in groups],
+                "clusters": len(state.clusters),
+                "labels": state.labels,
+                "files": state.files,
+                "record": state.record.as_dict(),
+            },
+        )
+        self._tensors(previous).unlink(missing_ok=True)
+        self._drop_stale(state)
+
+    def load(self) -> RunState:
+        """The last complete state. Raises RunError when there is none or it is damaged."""
+        path = self.path / "state.json"
+        try:
+            data = json.loads(path.read_text())
+            tensors = load_file(self._tensors(int(data["tensors"])))
+            self._written = int(data["tensors"])
+            state = RunState(
+                stage=data["stage"],
+                round=data["round"],
+                total_rounds=data["total_rounds"],
+                labels=data["labels"],
+                files=data["files"],
+                record=RunRecord.from_dict(data["record"]),
+            )
+            names = ["root", *(f"cluster-{n}" for n in range(data["clusters"]))]
+            for name, (calm, stopped) in zip(names, data["calm"], strict=False):
+                tier = _unpack(tensors, name)
+                tier.calm_rounds, tier.stopped = calm, stopped
+                if name == "root":
+                    state.root = tier
+                else:
+                    state.clusters.append(tier)
+        except FileNotFoundError as error:
+            raise RunError(
+                "no run to resume", where=self.path, remedy="start one without --resume"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise RunError(
+                f"the saved state is damaged ({error})",
+                where=path,
+                remedy="remove the folder and start again",
+            ) from error
+        if state.stage not in STAGES:
+            raise RunError(f"unknown stage {state.stage!r}", where=path, remedy="start again")
+        return state
+
+    def put(self, state: RunState, kind: str, client: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a new file of one client; it counts once `save` has named it."""
+        number = state.files.get(kind, {}).get(client, -1) + 1
+        own = {k: v.clone() for k, v in tensors.items()}
+        save_file(own, self._client_file(kind, client, number))
+        state.files.setdefault(kind, {})[client] = number
+
+    def get(self, state: RunState, kind: str, client: str) -> dict[str, Tensor] | None:
+        """The client's current tensors of that kind, or None when it has none."""
+        number = state.files.get(kind, {}).get(client)
+        if number is None:
+            return None
+        path = self._client_file(kind, client, number)
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"a client's saved state is damaged ({error})",
+                where=path,
+                remedy="remove the run's folder and start again",
+            ) from error
+
+    def _tensors(self, number: int) -> Path:
+        return self.path / f"tensors-{number}.safetensors"
+
+    def _client_file(self, kind: str, client: str, number: int) -> Path:
+        return self.path / "clients" / f"{self._index[client]:06d}.{kind}-{number}.safetensors"
+
+    def _drop_stale(self, state: RunState) -> None:
+        """Remove client files that the saved state no longer names."""
+        for kind, current in state.files.items():
+            for client, number in current.items():
+                if number > 0:
+                    self._client_file(kind, client, number - 1).unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace `path` by `data` as JSON, whole or not at all, and on the disk before returning."""
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("w") as stream:
+        json.dump(data, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    scratch.replace(path)
+
+
+def pack_pairs(pairs: Mapping[str, LoraPair]) -> dict[str, Tensor]:
+    """Pairs as flat tensors by key "pair.<module>.A" and ".B"."""
+    return {
+        f"pair.{name}.{side}": getattr(pair, side).contiguous()
+        for name, pair in pairs.items()
+        for side in ("A", "B")
+    }
+
+
+def unpack_pairs(tensors: Mapping[str, Tensor]) -> dict[str, LoraPair]:
+    """Inverse of `pack_pairs`; other keys are ignored."""
+    names = sorted({k[5:-2] for k in tensors if k.startswith("pair.")})
+    return {n: LoraPair(B=tensors[f"pair.{n}.B"], A=tensors[f"pair.{n}.A"]) for n in names}
+
+
+def pack_head(head: Head) -> dict[str, Tensor]:
+    return {"head.weight": head.weight.contiguous(), "head.bias": head.bias.contiguous()}
+
+
+def unpack_head(tensors: Mapping[str, Tensor]) -> Head:
+    return Head(weight=tensors["head.weight"], bias=tensors["head.bias"])
+
+
+def _pack(tensors: dict[str, Tensor], name: str, tier: TierState) -> None:
+    for key, value in {**pack_pairs(tier.pairs), **pack_head(tier.head)}.items():
+        tensors[f"{name}/{key}"] = value
+
+
+def _unpack(tensors: Mapping[str, Tensor], name: str) -> TierState:
+    own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    return TierState(pairs=unpack_pairs(own), head=unpack_head(own))

@@ -1,0 +1,205 @@
+"""`tune` and `resume`: from a configuration to a forest on disk, through a folder that survives kills.
+
+    settings.json, partition/    written once, before the first round
+    state.json and its tensors   written after every round (`silva.federation.state`)
+    the forest                   written whole at the end; then the run's folder is removed
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from silva.adapters.forest import Forest
+from silva.config import as_plain, build, setting
+from silva.data.config import DataConfig
+from silva.data.nouns import ImageDataset, Partition
+from silva.data.open import open_dataset
+from silva.data.partition import load_partition, make_partition, save_partition
+from silva.errors import ForestError, RunError
+from silva.federation.cascade import grow
+from silva.federation.config import FederationConfig
+from silva.federation.device import usable_device
+from silva.federation.harvest import harvest
+from silva.federation.record import RunFacts
+from silva.federation.report import write_report
+from silva.federation.run import Progress, Run
+from silva.federation.runtime.local import ClientImages, LocalRuntime
+from silva.federation.state import RunFolder, RunState
+from silva.models.backbone import Backbone
+from silva.models.registry import load_backbone
+
+SHARES = {"root": 0.3, "cluster": 0.4, "leaf": 0.3}
+"""How the rounds are divided among the tiers that name no number of their own."""
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """One tuning run, whole: data, backbone, method."""
+
+    backbone: str = setting("silva-vit-tiny", help="a shipped name or a Hugging Face ViT directory")
+    seed: int = setting(0, low=0, high=2**31, help="decides every random draw")
+    threads: int = setting(0, low=0, high=1024, help="torch threads; 0: as torch chooses")
+    device: str = setting("cpu", help="torch device of the model, e.g. cpu or cuda:0")
+    data: DataConfig = field(default_factory=DataConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+
+
+def tune(
+    config: TuneConfig, out: Path, on_progress: Callable[[Progress], None] = lambda p: None
+) -> Forest:
+    """Grow a forest at `out` with its report in `out/report`.
+
+    Raises a SilvaError before anything is written when data, model, partition or `out` are not
+    usable. A run that is interrupted leaves `<out>.run` beside it, from which `resume` goes on.
+    """
+    refuse_existing(out)
+    config = replace(config, federation=with_rounds(config.federation))
+    backbone = _load_backbone(config)
+    dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
+    partition = make_partition(
+        dataset,
+        config.data.partition,
+        clients=config.data.clients,
+        unseen=config.data.unseen,
+        samples_per_client=config.data.samples_per_client,
+        test_per_client=config.data.test_per_client,
+        seed=config.seed,
+    )
+    folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
+    folder.create({"config": as_plain(config), "backbone": backbone.digest})
+    save_partition(partition, dataset, folder.path / "partition")
+    state = RunState()
+    folder.save(state)
+    return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
+
+
+def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) -> Forest:
+    """Go on with the run that was to grow `out`; ends with the same objects, digest for digest.
+
+    The thread count is taken from the run, since sums in another order give other last bits.
+    """
+    path = run_folder(out)
+    settings = _settings(path)
+    config = build(TuneConfig, settings["config"], str(path / "settings.json"))
+    backbone = _load_backbone(config)
+    if backbone.digest != settings["backbone"]:
+        raise RunError(
+            f"the backbone {config.backbone} is not the one the run started with",
+            where=path,
+            remedy="restore its weights, or start a new run",
+        )
+    dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
+    partition = load_partition(path / "partition", dataset)
+    folder = RunFolder(path, [c.name for c in partition.clients])
+    state = folder.load()
+    return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
+
+
+def run_folder(out: Path) -> Path:
+    """Where the unfinished run of a forest lies: beside it."""
+    return out.with_name(out.name + ".run")
+
+
+def refuse_existing(out: Path) -> None:
+    """ForestError when something lies at `out` already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ForestError("already exists", where=out, remedy="choose another --out")
+
+
+def with_rounds(config: FederationConfig) -> FederationConfig:
+    """`config` with a number of rounds for every tier: its own, or a share of `rounds`."""
+    rounds = {
+        tier: getattr(config, tier).rounds or max(1, round(config.rounds * share))
+        for tier, share in SHARES.items()
+    }
+    tiers = {tier: replace(getattr(config, tier), rounds=n) for tier, n in rounds.items()}
+    return replace(config, rounds=sum(rounds.values()), **tiers)
+
+
+def _finish(
+    config: TuneConfig,
+    out: Path,
+    backbone: Backbone,
+    dataset: ImageDataset,
+    partition: Partition,
+    folder: RunFolder,
+    state: RunState,
+    on_progress: Callable[[Progress], None],
+) -> Forest:
+    """Grow what is left, write forest and report, and only then let go of the run's folder."""
+    clients = ClientImages(dataset, partition, backbone)
+    run = Run(
+        config=config.federation,
+        seed=config.seed,
+        model=backbone.model,
+        classes=len(dataset.class_names),
+        partition=partition,
+        clients=clients,
+        runtime=LocalRuntime(backbone, clients, config.federation.local),
+        folder=folder,
+        state=state,
+        on_progress=on_progress,
+    )
+    grow(run)
+    if not (out / "current").exists():
+        harvest(run, out, backbone, dataset.class_names)
+    write_report(state.record, _facts(config, dataset), out / "report")
+    save_partition(partition, dataset, out / "report")
+    shutil.rmtree(folder.path)
+    return Forest.load(out)
+
+
+def _facts(config: TuneConfig, dataset: ImageDataset) -> RunFacts:
+    import numpy
+    import safetensors
+
+    import silva
+
+    versions = {
+        "silva": silva.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "safetensors": safetensors.__version__,
+        "python": platform.python_version(),
+    }
+    return RunFacts(
+        config=as_plain(config),
+        seed=config.seed,
+        versions=versions,
+        threads=torch.get_num_threads(),
+        machine=f"{platform.machine()}, {platform.system()}",
+        data=dataset.title,
+        partition=config.data.partition,
+    )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads((path / "settings.json").read_text())
+        return {"config": settings["config"], "backbone": settings["backbone"]}
+    except FileNotFoundError as error:
+        raise RunError(
+            "no unfinished run lies here", where=path, remedy="start one without --resume"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            "the run's settings are damaged", where=path, remedy="remove the folder, start again"
+        ) from error
+
+
+def _load_backbone(config: TuneConfig) -> Backbone:
+    """The run's model where it will compute, with the threads it may use."""
+    device = usable_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    backbone = load_backbone(config.backbone)
+    backbone.model.to(device)
+    return backbone

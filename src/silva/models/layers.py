@@ -1,0 +1,59 @@
+"""Building blocks shared by the models: linear maps that carry low-rank branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from silva.adapters.tiers import LoraPair
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What one forward pass adds to the frozen base model, by module name.
+
+    `merged` replaces a module's weight ([out, in], the base plus frozen tiers: the fast path);
+    `branches` adds ``scaling * x A^T B^T`` for each pair beside it (trainable tiers, or every tier:
+    the plain path). A module may have both, one or none.
+    """
+
+    merged: Mapping[str, Tensor] = field(default_factory=dict)
+    branches: Mapping[str, Sequence[tuple[LoraPair, float]]] = field(default_factory=dict)
+
+
+NO_ADAPTATION = Adaptation()
+
+
+def adapted_linear(x: Tensor, linear: nn.Linear, name: str, adaptation: Adaptation) -> Tensor:
+    """``x W^T + b + sum_t s_t (x A_t^T) B_t^T`` for x [..., in]; HiLoRA section 1.1."""
+    y = F.linear(x, adaptation.merged.get(name, linear.weight), linear.bias)
+    for pair, scaling in adaptation.branches.get(name, ()):
+        y = y + F.linear(F.linear(x, pair.A), pair.B) * scaling
+    return y
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU with the tanh approximation (arXiv 1606.08415)."""
+    return F.gelu(x, approximate="tanh")
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """``x sigmoid(1.702 x)``, the coarser approximation (arXiv 1606.08415)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_python": F.gelu,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_new": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+"""Hugging Face `hidden_act` names that the models accept."""

@@ -1,0 +1,44 @@
+"""Where a backbone comes from: a name that silva ships, or a directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from silva.errors import ModelError
+from silva.models.backbone import Backbone
+from silva.models.loader import load_vit
+
+SHIPPED = ("silva-vit-tiny",)
+"""Names of the backbones in `silva/assets`; no other name is ever looked up there."""
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+def load_backbone(name_or_path: str) -> Backbone:
+    """A shipped backbone by name, or a Hugging Face ViT directory by path.
+
+    A name wins over a directory of the same name; ``./silva-vit-tiny`` asks for the directory. The
+    id of a directory is its absolute path, so that a forest finds it from anywhere. Raises
+    ModelError.
+    """
+    if name_or_path in SHIPPED:
+        folder = ASSETS / name_or_path
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"the weights of {name_or_path} are not installed",
+                remedy="reinstall silva, or give a ViT directory (silva pretrain makes one)",
+            )
+        return load_vit(folder, name_or_path)
+    folder = _directory(name_or_path)
+    return load_vit(folder, str(folder))
+
+
+def _directory(path: str) -> Path:
+    # os.path.isdir says no to names that the system refuses; Path.is_dir raises.
+    if path and os.path.isdir(path):
+        return Path(path).resolve()
+    raise ModelError(
+        f"no backbone {path[:200]!r}",
+        remedy=f"give one of {', '.join(SHIPPED)}, or the path of a Hugging Face ViT directory",
+    )

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from silva.cli.pretrain import register
+from silva.errors import SilvaError
+
+RECIPE = """
+hidden_size = 16
+num_hidden_layers = 1
+num_attention_heads = 2
+intermediate_size = 20
+image_size = 8
+patch_size = 4
+batch_size = 16
+warmup_steps = 2
+[[stages]]
+side = 4
+epochs = 1
+smallest_crop = 0.5
+[[stages]]
+side = 8
+epochs = 1
+smallest_crop = 0.5
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    rng = np.random.default_rng(0)
+    label = np.arange(60) % 3
+    x = rng.integers(0, 160, (60, 8, 8, 3), dtype=np.uint8)
+    x[np.arange(60), :, :, label] += 60
+    names = np.array(["red", "green", "blue"])
+    split = (np.arange(60) >= 48).astype(np.uint8)
+    np.savez(
+        tmp_path / "toy.npz", x=x, label=label.astype(np.uint8), split=split, class_names=names
+    )
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return {
+        "--config": tmp_path / "recipe.toml",
+        "--data": tmp_path / "toy.npz",
+        "--out": tmp_path / "model",
+    }
+
+
+def run(files: dict[str, Path], *more: str) -> Any:
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    words = [str(word) for pair in files.items() for word in pair]
+    return CliRunner().invoke(app, ["pretrain", *words, "--threads", "1", *more])
+
+
+def test_writes_a_model_directory(files: dict[str, Path]) -> None:
+    from silva.models.registry import load_backbone
+
+    result = run(files)
+    assert result.exit_code == 0, result.output
+    out = files["--out"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.json",
+        "curve.json",
+        "curve.png",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    assert not out.with_name("model.run").exists()
+    backbone = load_backbone(str(out))
+    assert backbone.class_names == ("red", "green", "blue")
+    assert backbone.side == 8
+    record = json.loads((out / "curve.json").read_text())
+    assert len(record["curve"]) == 2
+    assert 0 <= record["accuracy"] <= 1
+    assert f"{record['accuracy']:.1%}" in result.output
+
+
+def test_interrupted_run_goes_on(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from silva.pretraining import train
+
+    assert run(files).exit_code == 0
+    expected = (files["--out"] / "model.safetensors").read_bytes()
+    shutil.rmtree(files["--out"])
+    whole = train.pretrain
+
+    def cut(*arguments: Any) -> Any:
+        def on_step(step: int, loss: float) -> None:
+            if step == 5:
+                raise KeyboardInterrupt
+
+        return whole(*arguments[:4], on_step)
+
+    monkeypatch.setattr(train, "pretrain", cut)
+    result = run(files)
+    assert result.exit_code == 130
+    assert "goes on from" in result.output
+    assert not files["--out"].exists()
+    monkeypatch.setattr(train, "pretrain", whole)
+    assert run(files).exit_code == 0
+    assert (files["--out"] / "model.safetensors").read_bytes() == expected
+
+
+def test_output_that_exists(files: dict[str, Path]) -> None:
+    files["--out"].mkdir()
+    (files["--out"] / "config.json").write_text("{}")
+    result = run(files)
+    assert isinstance(result.exception, SilvaError)
+    assert "--out" in str(result.exception)
+
+
+def test_unknown_setting(files: dict[str, Path]) -> None:
+    files["--config"].write_text("depth = 3\n" + RECIPE)
+    result = run(files)
+    assert isinstance(result.exception, SilvaError)
+    assert "depth" in str(result.exception)
+    assert not files["--out"].with_name("model.run").exists()
+
+
+def test_recipe_of_the_shipped_backbone() -> None:
+    from silva.config import build, read_toml
+    from silva.pretraining.config import PretrainConfig, Stage
+
+    path = Path(__file__).parents[2] / "recipes" / "pretrain" / "silva-vit-tiny.toml"
+    recipe = build(PretrainConfig, read_toml(path), str(path))
+    stages = (Stage(16, 14, 0.35), Stage(24, 8, 0.35), Stage(32, 6, 0.4))
+    assert recipe == PretrainConfig(stages, num_hidden_layers=4)
