@@ -26,7 +26,6 @@ from silva.adapters.change import Change, NewClient, NewCluster
 from silva.adapters.forest import Forest
 from silva.errors import ForestError, UnknownClientError
 
-
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 

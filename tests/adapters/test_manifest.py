@@ -124,7 +124,7 @@ PATHS: list[list[str]] = [
 ]  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(PATHS), JSON)
 def test_any_value_anywhere_is_read_or_a_forest_error(path: list[str], value: Any) -> None:
     plain = copy.deepcopy(example().as_plain())
@@ -139,7 +139,6 @@ def test_any_value_anywhere_is_read_or_a_forest_error(path: list[str], value: An
     assert Manifest.from_bytes(manifest.to_bytes(), "v") == manifest
 
 
-@settings(deadline=None)
 @given(JSON)
 def test_any_json_is_a_forest_error(value: Any) -> None:
     with pytest.raises(ForestError):

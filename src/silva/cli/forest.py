@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from silva.cli.forest_add import add
 from silva.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     """Adds `silva forest` and its commands."""
     group = typer.Typer(help="Look at, check, change and export adapter forests.")
     group.command("show")(show)
+    group.command("add")(add)
     group.command("verify")(verify)
     group.command("remove")(remove)
     group.command("rollback")(rollback)

@@ -30,7 +30,8 @@ def draw_forest(manifest: Manifest, path: Path) -> None:
         above = places.get(manifest.clients[name].cluster or "", root)
         axes.plot(*zip(above, (2.0, rows[name]), strict=True), color="0.85", zorder=1)
     inner = {"root": root, **places}
-    axes.scatter(*zip(*inner.values(), strict=True), s=90, color="tab:brown", zorder=2)
+    depths, heights = zip(*inner.values(), strict=True)
+    axes.scatter(depths, heights, s=90, color="tab:brown", zorder=2)
     for name, (x, y) in inner.items():
         axes.annotate(name, (x, y), xytext=(0, 8), textcoords="offset points", ha="center")
     if order:

@@ -30,7 +30,7 @@ class ImageDataset:
     """Labelled images; every array has one entry an image.
 
     labels   int64, index into class_names
-    split    uint8, TRAIN or TEST; None when the format does not say (see `partition.split_rows`)
+    split    uint8, TRAIN or TEST; None when the format does not say (see `split.split_rows`)
     columns  further integer columns by name, e.g. "domain", "coarse", "client"
     names    what a column's values mean, by column name: names["domain"][3] == "sketch"
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -52,10 +52,24 @@ class Work:
     frozen: tuple[Frozen, ...] = ()
     orthogonality: str = "none"
 
+    def to(self, device: torch.device) -> Work:
+        """The same task with every tensor on `device`."""
+        head = Head(self.head.weight.to(device), self.head.bias.to(device))
+        return replace(
+            self,
+            merged={n: w.to(device) for n, w in self.merged.items()},
+            pairs={n: LoraPair(p.B.to(device), p.A.to(device)) for n, p in self.pairs.items()},
+            head=head,
+            frozen=tuple(f.to(device) for f in self.frozen),
+        )
+
 
 @dataclass(frozen=True)
 class Update:
-    """What a client sends back: its trained pair and head, and how the work went."""
+    """What a client sends back: its trained pair and head, and how the work went.
+
+    `rejected` counts the passes that ended in NaN and were undone, where several passes are one.
+    """
 
     client: str
     pairs: Mapping[str, LoraPair]
@@ -64,6 +78,7 @@ class Update:
     loss: float
     seconds: float
     seconds_compute: float
+    rejected: int = 0
 
     def finite(self) -> bool:
         """False when any number is NaN or infinite: such an update is rejected."""
@@ -121,9 +136,12 @@ def train_client(model: ViT, data: ClientData, work: Work, local: LocalConfig) -
     """Train for `work.epochs` passes (or `work.max_steps` steps) with a fresh AdamW.
 
     Loss = cross entropy + orthogonality penalty, gradients clipped to `local.clip`; deterministic
-    for a given seed and thread count.
+    for a given seed and thread count on a CPU. Computes where the model is; data, task and update
+    are on the CPU.
     """
     started, compute, loss_sum, seen = time.perf_counter(), 0.0, 0.0, 0
+    device = device_of(model)
+    work = work.to(device)
     state = _trainable(work, local)
     adaptation = Adaptation(
         merged=work.merged, branches={n: ((p, work.scaling),) for n, p in state.pairs.items()}
@@ -132,12 +150,12 @@ def train_client(model: ViT, data: ClientData, work: Work, local: LocalConfig) -
     bases = [joint_basis(work.frozen)] if work.orthogonality == "hard" and work.frozen else []
     fixed = None if work.train_pairs else features_of(model, data.pixels, adaptation)
     for rows in _batches(len(data.labels), work, local.batch_size):
-        labels = data.labels[rows]
+        labels = data.labels[rows].to(device)
         clock = time.perf_counter()
         if fixed is None:
-            features = model.features(data.pixels[rows], adaptation)
+            features = model.features(data.pixels[rows].to(device), adaptation)
         else:
-            features = fixed[rows]
+            features = fixed[rows].to(device)
         loss = F.cross_entropy(F.linear(features, state.head.weight, state.head.bias), labels)
         total = loss
         if work.train_pairs:
@@ -154,13 +172,23 @@ def train_client(model: ViT, data: ClientData, work: Work, local: LocalConfig) -
         seen += len(rows)
     return Update(
         client=work.client,
-        pairs={n: LoraPair(p.B.detach(), p.A.detach()) for n, p in state.pairs.items()},
-        head=Head(state.head.weight.detach(), state.head.bias.detach()),
+        pairs={n: LoraPair(_sent(p.B), _sent(p.A)) for n, p in state.pairs.items()},
+        head=Head(_sent(state.head.weight), _sent(state.head.bias)),
         images=len(data.labels),
         loss=loss_sum / max(seen, 1),
         seconds=time.perf_counter() - started,
         seconds_compute=compute,
     )
+
+
+def device_of(model: ViT) -> torch.device:
+    """Where the model computes."""
+    return model.layernorm.weight.device
+
+
+def _sent(tensor: Tensor) -> Tensor:
+    """A trained tensor as it leaves the client: without history, on the CPU."""
+    return tensor.detach().cpu()
 
 
 def _batches(images: int, work: Work, size: int) -> list[Tensor]:
@@ -174,8 +202,11 @@ def _batches(images: int, work: Work, size: int) -> list[Tensor]:
 
 @torch.no_grad()
 def features_of(model: ViT, pixels: Tensor, adaptation: Adaptation = NO_ADAPTATION) -> Tensor:
-    """Class tokens of all images [n, hidden], 256 at a time."""
-    return torch.cat([model.features(part, adaptation) for part in pixels.split(256)])
+    """Class tokens of all images [n, hidden], 256 at a time, computed where the model is."""
+    device = device_of(model)
+    adaptation = adaptation.to(device)
+    parts = [model.features(part.to(device), adaptation) for part in pixels.split(256)]
+    return torch.cat(parts).cpu()
 
 
 def correct_by_class(

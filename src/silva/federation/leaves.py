@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -22,7 +23,14 @@ def grow_leaf(run: Run, name: str, rounds: int) -> None:
     merged, above = run.path_weights(cluster), run.above_leaf(cluster)
     pairs = run.fresh_pairs("leaf", name)
     trained = train_alone(
-        run, name, "leaf", merged, pairs, above.head, rounds, frozen_of(run, name),
+        run,
+        name,
+        "leaf",
+        merged,
+        pairs,
+        run.own(name, above.head),
+        rounds,
+        frozen_of(run, name),
         train_head=run.config.head != "global",
     )
     state = run.state
@@ -36,7 +44,7 @@ def grow_leaf(run: Run, name: str, rounds: int) -> None:
             cluster=cluster,
             round=state.total_rounds,
             participants=1,
-            rejected=0 if trained.finite() else 1,
+            rejected=trained.rejected,
             dropped=0,
             loss=trained.loss,
             rho=0.0,
@@ -77,10 +85,10 @@ def train_alone(
     """`rounds` local passes of one client with nothing sent; `after` sees the state after each.
 
     The same loop serves leaves, unseen clients and the controls, so that they differ in where they
-    start and what they train, and in nothing else. A pass that ends in NaN is undone.
+    start and what they train, and in nothing else. A pass that ends in NaN is undone and counted.
     """
-    current = Update(name, pairs, run.own(name, head), 0, 0.0, 0.0, 0.0)
-    seconds = compute = 0.0
+    current = Update(name, pairs, head, 0, 0.0, 0.0, 0.0)
+    seconds, compute, rejected = 0.0, 0.0, 0
     for number in range(rounds):
         work = run.work(
             name,
@@ -98,10 +106,10 @@ def train_alone(
             seconds, compute = seconds + update.seconds, compute + update.seconds_compute
             if update.finite():
                 current = update
+            else:
+                rejected += 1
         after(number + 1, current)
-    return Update(
-        name, current.pairs, current.head, current.images, current.loss, seconds, compute
-    )
+    return replace(current, seconds=seconds, seconds_compute=compute, rejected=rejected)
 
 
 def _record_overlaps(run: Run, name: str, leaf: Update) -> None:

@@ -46,7 +46,7 @@ def probe_work(
 
 
 def probe(run: Run, name: str) -> dict[str, Tensor]:
-    """B of a newcomer's probe, by module."""
+    """B of a newcomer's probe, by module; nothing where the probe was lost or ended in NaN."""
     root = run.state.root
     assert root is not None
     work = probe_work(
@@ -58,12 +58,15 @@ def probe(run: Run, name: str) -> dict[str, Tensor]:
         steps=run.config.probe_steps,
         seed=derive(run.seed, "probe", name),
     )
-    update = next(iter(run.runtime.train([work])))
-    return {n: p.B for n, p in update.pairs.items()}
+    found = [update for update in run.runtime.train([work]) if update.finite()]
+    return {n: p.B for update in found for n, p in update.pairs.items()}
 
 
 def route(run: Run, name: str) -> Routed:
-    """Nearest cluster by subspace, and by loss on the client's own training images as a check."""
+    """Nearest cluster by subspace, and by loss on the client's own training images as a check.
+
+    Without a probe the loss decides.
+    """
     factors = probe(run, name)
     signatures = [signature({n: p.B for n, p in c.pairs.items()}) for c in run.state.clusters]
     scores = similarities(factors, signatures)
@@ -72,7 +75,8 @@ def route(run: Run, name: str) -> Routed:
         mean_loss(run.model, data, run.path_weights(j), run.own(name, c.head))
         for j, c in enumerate(run.state.clusters)
     ]
-    return Routed(name, nearest(scores), nearest([-x for x in losses]), scores, losses)
+    by_loss = nearest([-x for x in losses])
+    return Routed(name, nearest(scores) if factors else by_loss, by_loss, scores, losses)
 
 
 @dataclass

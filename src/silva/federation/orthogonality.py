@@ -16,6 +16,10 @@ class Frozen:
     factors: Mapping[str, Tensor]
     gamma: float
 
+    def to(self, device: torch.device) -> Frozen:
+        """The same with every tensor on `device`."""
+        return Frozen({n: B.to(device) for n, B in self.factors.items()}, self.gamma)
+
 
 def penalty(factors: Mapping[str, Tensor], frozen: Sequence[Frozen], kind: str) -> Tensor | float:
     """sum over frozen tiers and modules of gamma ||B*^T B||_F^2.
@@ -49,4 +53,10 @@ def project(factors: Mapping[str, Tensor], bases: Sequence[Mapping[str, Tensor]]
 def joint_basis(frozen: Sequence[Frozen]) -> dict[str, Tensor]:
     """Orthonormal basis, by module, of everything the frozen tiers span."""
     names = frozen[0].factors if frozen else ()
-    return {n: torch.linalg.qr(torch.cat([f.factors[n] for f in frozen], dim=1))[0] for n in names}
+    return {n: _span(torch.cat([f.factors[n] for f in frozen], dim=1)) for n in names}
+
+
+def _span(columns: Tensor) -> Tensor:
+    """Orthonormal columns of the same span; a tier that has not trained, B = 0, spans nothing."""
+    u, s, _ = torch.linalg.svd(columns, full_matrices=False)
+    return u[:, s > 1e-5 * s.max()]

@@ -44,14 +44,14 @@ def federated_round(
             number,
             merged=merged,
             pairs=tier.pairs,
-            head=tier.head,
+            head=run.own(name, tier.head),
             frozen=frozen,
             rate=rate(config.local.schedule, state.round, planned),
             train_head=config.head != "global" or state.stage == "root",
         )
         for name in chosen
     ]
-    accepted, arrived = receive(run, run.runtime.train(works), chosen)
+    accepted, arrived = receive(run, run.runtime.train(works), chosen, cluster)
     if state.stage == "root":
         remember_bases(run, accepted, tier)
     new, energy = (aggregate(run, tier, accepted) if accepted else (tier, 0.0))
@@ -74,7 +74,7 @@ def federated_round(
             seconds_compute=sum(u.seconds_compute for u in accepted),
         )
     )
-    return judge(new, rho, getattr(config, state.stage), number)
+    return judge(new, rho, getattr(config, state.stage), number) if accepted else tier
 
 
 def sample(run: Run, members: Sequence[str], cluster: int) -> list[str]:
@@ -88,10 +88,10 @@ def sample(run: Run, members: Sequence[str], cluster: int) -> list[str]:
 
 
 def receive(
-    run: Run, updates: Iterable[Update], chosen: Sequence[str]
+    run: Run, updates: Iterable[Update], chosen: Sequence[str], cluster: int
 ) -> tuple[list[Update], int]:
     """Accepted updates and the number that arrived: lost replies and broken numbers are left out."""
-    lost = generator(run.seed, "dropout", run.state.stage, run.state.round)
+    lost = generator(run.seed, "dropout", run.state.stage, run.state.round, cluster)
     drops = {n for n in chosen if lost.random() < run.config.dropout}
     arrived = [u for u in updates if u.client not in drops]
     return [u for u in arrived if u.finite()], len(arrived)
@@ -126,7 +126,9 @@ def aggregate(run: Run, tier: TierState, updates: Sequence[Update]) -> tuple[Tie
     if config.head == "local":
         for update in updates:
             run.folder.put(run.state, "head", update.client, pack_head(update.head))
-    head = mean_head([u.head for u in updates], weights)
+    # A mean of equal heads would differ from them in the last bit.
+    fixed = config.head == "global" and run.state.stage != "root"
+    head = tier.head if fixed else mean_head([u.head for u in updates], weights)
     return replace(tier, pairs=pairs, head=head), lost
 
 

@@ -107,11 +107,8 @@ class Run:
     def work(self, client: str, stage: str, number: int, **task: object) -> Work:
         """A piece of work whose order of images depends on run, stage, round and client alone."""
         seed = derive(self.seed, stage, number, client)
-        head = task.pop("head")
-        own = self.folder.get(self.state, "head", client) if self.config.head == "local" else None
         return Work(
             client=client,
-            head=unpack_head(own) if own else head,  # type: ignore[arg-type]
             scaling=self.scaling,
             epochs=self.config.local.epochs,
             seed=seed,
@@ -126,13 +123,17 @@ class Run:
         merged: Mapping[str, Tensor],
         head: Head,
     ) -> None:
-        """Record the test accuracy of clients `names` under one prefix of their paths."""
+        """Record the test accuracy of clients `names` under one prefix of their paths.
+
+        Under a shared tier a client answers with its `own` head, else with the `head` given.
+        """
         unseen, state = self.partition.unseen, self.state
         for name in names:
             data = self.clients.test(name)
             if not len(data.labels):
                 continue
-            correct, balanced = correct_by_class(self.model, data, merged, self.own(name, head))
+            mine = self.own(name, head) if tier in ("root", "cluster") else head
+            correct, balanced = correct_by_class(self.model, data, merged, mine)
             state.record.accuracies.append(
                 Accuracy(
                     client=name,

@@ -24,6 +24,16 @@ class Adaptation:
     merged: Mapping[str, Tensor] = field(default_factory=dict)
     branches: Mapping[str, Sequence[tuple[LoraPair, float]]] = field(default_factory=dict)
 
+    def to(self, device: torch.device) -> Adaptation:
+        """The same with every tensor on `device`."""
+        return Adaptation(
+            merged={n: w.to(device) for n, w in self.merged.items()},
+            branches={
+                n: [(LoraPair(p.B.to(device), p.A.to(device)), s) for p, s in pairs]
+                for n, pairs in self.branches.items()
+            },
+        )
+
 
 NO_ADAPTATION = Adaptation()
 

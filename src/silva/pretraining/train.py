@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,17 @@ from torch import Tensor, nn
 from silva.adapters.tiers import Head
 from silva.errors import ConfigError, DataError, RunError
 from silva.models.backbone import Backbone
+from silva.models.threads import one_thread_each
 from silva.models.vit import ViT, ViTConfig
 from silva.pretraining.augment import augment
 from silva.pretraining.checkpoint import FILE, damaged, read_checkpoint, write_checkpoint
 from silva.pretraining.config import PretrainConfig
 from silva.pretraining.initialise import initialise, whiten_patches
 from silva.pretraining.muon import Muon
+
+
+CHUNK = 64
+"""Images whose gradient one thread calculates at a time: what they need stays in the caches."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,8 @@ class Pretrained:
 class _Run:
     """Everything that changes while training: weights, optimisers, the curve."""
 
-    def __init__(self, config: PretrainConfig, train: LabelledImages) -> None:
-        self.config = config
+    def __init__(self, config: PretrainConfig, train: LabelledImages, pool: Executor) -> None:
+        self.config, self.pool = config, pool
         self.train = train
         pixels = train.images[:: max(1, len(train.images) // 5000)].float() / 255
         self.mean = pixels.mean(dim=(0, 2, 3))
@@ -110,15 +116,32 @@ class _Run:
             rows = order[n * config.batch_size : (n + 1) * config.batch_size]
             pixels = self.normalise(self.train.images[rows])
             pixels = augment(pixels, stage.side, stage.smallest_crop, generator)
-            logits = self.head(self.backbone.features(pixels))
-            loss = F.cross_entropy(
-                logits, self.train.labels[rows], label_smoothing=config.label_smoothing
-            )
-            loss.backward()
+            loss = self._backward(pixels, self.train.labels[rows])
             for optimiser in self.optimisers.values():
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
-            yield float(loss.detach())
+            yield loss
+
+    def _backward(self, pixels: Tensor, labels: Tensor) -> float:
+        """Leave the gradient of the batch's mean loss in the parameters, and return that loss.
+
+        Chunks run side by side, a thread each, and are summed in their order: the result does not
+        depend on the number of threads.
+        """
+        parameters = list(self.model.parameters())
+
+        def chunk(part: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+            logits = self.head(self.backbone.features(part[0]))
+            smoothing = self.config.label_smoothing
+            loss = F.cross_entropy(logits, part[1], label_smoothing=smoothing, reduction="sum")
+            loss = loss / len(labels)
+            return loss.detach(), torch.autograd.grad(loss, parameters)
+
+        parts = zip(pixels.split(CHUNK), labels.split(CHUNK), strict=True)
+        done = list(self.pool.map(chunk, parts))
+        for parameter, *gradients in zip(parameters, *(g for _, g in done), strict=True):
+            parameter.grad = torch.stack(gradients).sum(dim=0)
+        return float(sum(loss for loss, _ in done))
 
     @torch.no_grad()
     def accuracy(self, held_out: LabelledImages, side: int) -> float:
@@ -214,13 +237,24 @@ def pretrain(
 
     `on_step` is called after every step with its number (from 1, over all epochs) and loss; what it
     raises ends the run, which the next call continues from the last whole epoch. Equal settings,
-    images and thread counts give equal weights, interrupted or not.
+    images give equal weights, interrupted or not, whatever the number of threads.
 
     Raises ConfigError, DataError, and RunError for a damaged or foreign checkpoint or a loss that
     is no longer finite.
     """
     _check(config, train, held_out)
-    run = _Run(config, train)
+    with one_thread_each(torch.get_num_threads()) as pool:
+        run = _Run(config, train, pool)
+        _finish(run, held_out, folder, on_step)
+    mean, std = tuple(run.mean.tolist()), tuple(run.std.tolist())
+    return Pretrained(run.backbone, run.head, mean, std, run.curve)
+
+
+def _finish(
+    run: _Run, held_out: LabelledImages, folder: Path, on_step: Callable[[int, float], None]
+) -> None:
+    """Every epoch that is left, each followed by a checkpoint."""
+    config = run.config
     if (folder / FILE).exists():
         run.load(folder)
     for number in range(len(run.curve), config.epochs):
@@ -243,5 +277,3 @@ def pretrain(
         }
         run.curve.append(row)
         run.save(folder)
-    mean, std = tuple(run.mean.tolist()), tuple(run.std.tolist())
-    return Pretrained(run.backbone, run.head, mean, std, run.curve)

@@ -28,7 +28,7 @@ def measure_controls(run: Run, name: str) -> None:
     for control in run.config.controls:
         alone = control == "local_lora"
         start = run.base if alone else rooted
-        head = first_head(run, [name]) if alone else root.head
+        head = first_head(run, [name]) if alone else run.own(name, root.head)
         trained = train_alone(
             run,
             name,

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from tiny import CLASSES, backbone, make_run, random_data, settings
+
+from silva.federation.client import ClientData
+from silva.federation.heads import (
+    SHRINKAGE,
+    ClassStatistics,
+    class_statistics,
+    discriminant_head,
+    first_head,
+    zero_head,
+)
+
+
+def statistics(x: torch.Tensor, y: torch.Tensor, classes: int) -> ClassStatistics:
+    sums = torch.zeros(classes, x.shape[1]).index_add_(0, y, x)
+    return ClassStatistics(torch.bincount(y, minlength=classes).float(), sums, x.T @ x)
+
+
+def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 3, (90,), generator=g)
+    centres, shape = torch.randn(3, 6, generator=g), torch.randn(6, 6, generator=g)
+    return 2 * centres[y] + torch.randn(90, 6, generator=g) @ shape, y
+
+
+def test_the_head_is_that_of_linear_discriminant_analysis() -> None:
+    """scikit-learn adds the logarithms of the priors, which the head takes as equal."""
+    x, y = drawn()
+    head = discriminant_head([statistics(x, y, 3)])
+    oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE).fit(x.numpy(), y.numpy())
+    bias = oracle.intercept_ - np.log(oracle.priors_)
+    np.testing.assert_allclose(head.weight.numpy(), oracle.coef_, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(head.bias.numpy(), bias, rtol=1e-3, atol=1e-3)
+    wanted = (x.numpy() @ oracle.coef_.T + bias).argmax(axis=1)
+    assert ((x @ head.weight.T + head.bias).argmax(dim=1).numpy() == wanted).all()
+
+
+def test_clients_together_are_the_pooled_data() -> None:
+    x, y = drawn()
+    parts = [statistics(x[a:b], y[a:b], 3) for a, b in ((0, 20), (20, 21), (21, 90))]
+    pooled, together = discriminant_head([statistics(x, y, 3)]), discriminant_head(parts)
+    torch.testing.assert_close(together.weight, pooled.weight, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together.bias, pooled.bias, atol=1e-4, rtol=1e-4)
+
+
+def test_a_class_that_nobody_has_is_never_preferred_by_weight() -> None:
+    x, y = drawn()
+    head = discriminant_head([statistics(x, y, 5)])
+    assert not head.weight[3:].any()
+    assert float(head.bias[3]) == float(head.bias[:3].min())
+    nothing = discriminant_head([statistics(torch.zeros(0, 6), torch.zeros(0).long(), 5)])
+    assert not nothing.weight.any() and not nothing.bias.any()
+
+
+def test_statistics_are_those_of_the_base_models_features() -> None:
+    base, data = backbone(), random_data(1)
+    found = class_statistics(base.model, data, 4)
+    features = base.model.features(data.pixels)
+    assert found.counts.tolist() == torch.bincount(data.labels, minlength=4).tolist()
+    torch.testing.assert_close(found.sums.sum(dim=0), features.sum(dim=0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.gram, features.T @ features)
+    assert found.bytes() == 4 * (4 + 4 * 16 + 16 * 16)
+
+
+def test_the_first_head_as_configured(tmp_path) -> None:
+    run = make_run(tmp_path / "a", settings(head_init="zeros"))
+    head = first_head(run, run.founders())
+    assert head.weight.shape == (len(CLASSES), 16) and not head.weight.any()
+    run = make_run(tmp_path / "b")
+    names = run.founders()
+    pooled = [run.clients.train(n) for n in names]
+    data = ClientData(torch.cat([d.pixels for d in pooled]), torch.cat([d.labels for d in pooled]))
+    wanted = discriminant_head([class_statistics(run.model, data, len(CLASSES))])
+    torch.testing.assert_close(first_head(run, names).weight, wanted.weight, atol=1e-3, rtol=1e-3)
+    logits = run.model(data.pixels, (wanted.weight, wanted.bias))
+    assert float((logits.argmax(dim=1) == data.labels).float().mean()) > 0.9
+
+
+@pytest.mark.parametrize("classes", [1, 7])
+def test_a_zero_head_prefers_nothing(classes: int) -> None:
+    head = zero_head(classes, 5)
+    assert head.weight.shape == (classes, 5) and not head.weight.any() and not head.bias.any()
