@@ -73,6 +73,14 @@ def test_seen_and_unseen_clients_are_kept_apart() -> None:
     assert summary["clients"] == {"seen": 1, "unseen": 2}
 
 
+def test_every_control_that_was_measured_is_in_the_summary() -> None:
+    rows = [measured("a", tier, n) for n, tier in enumerate(("local_lora", "root", "local_pair"))]
+    control = summarise(RunRecord(accuracies=rows))["control"]
+    assert list(control) == ["head_only", "local_lora", "local_pair"]
+    assert control["head_only"] == NOTHING
+    assert control["local_pair"]["mean"] == pytest.approx(0.2)
+
+
 def test_an_empty_record_gives_nulls_in_the_full_schema() -> None:
     summary = summarise(RunRecord())
     assert summary["tiers"] == {"root": NOTHING, "cluster": NOTHING, "leaf": NOTHING}

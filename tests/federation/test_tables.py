@@ -47,6 +47,17 @@ def test_tiers_are_rows_in_the_order_of_the_path() -> None:
     assert "| root | 1 | 50.0 |" in table.markdown()
 
 
+def test_every_control_is_a_row_before_the_tiers() -> None:
+    rows = [measured("a", tier, 4) for tier in ("root", "local_lora", "head_only", "of-the-future")]
+    table = make_tables(RunRecord(accuracies=rows))["tiers"]
+    assert [row[0] for row in table.rows] == [
+        "frozen root + own head",
+        "own pair and head, nothing shared",
+        "of-the-future",
+        "root",
+    ]
+
+
 def test_tables_without_rows_are_left_out() -> None:
     assert make_tables(RunRecord()) == {}
     assert tables_as_dict(RunRecord()) == {"eigenvalues": []}

@@ -13,6 +13,7 @@ from silva.federation.record import Accuracy, Round, RunRecord
 TIERS = ("root", "cluster", "leaf")
 """Tiers of a seen client's path, from the top; also the stages of a run in their order."""
 CONTROL = "head_only"
+"""The control that every summary names, measured or not."""
 UNSEEN = ("root", "zero_leaf", "after_1", "after_5")
 TAIL = 0.1
 """Share of clients that counts as the tail: the 10th percentile, and the mean of the worst 10 %."""
@@ -29,6 +30,11 @@ def latest(accuracies: Iterable[Accuracy], *, seen: bool) -> dict[str, dict[str,
         if row.seen == seen and row.total > 0:
             rows.setdefault(row.tier, {})[row.client] = row
     return rows
+
+
+def control_names(measured: Iterable[str]) -> list[str]:
+    """The controls among tiers measured on seen clients: `CONTROL` first, whatever was run."""
+    return list(dict.fromkeys([CONTROL, *(t for t in measured if t not in {*TIERS, *UNSEEN})]))
 
 
 def fractions(rows: Iterable[Accuracy]) -> list[float]:
@@ -89,7 +95,8 @@ def summarise(record: RunRecord) -> dict[str, Any]:
     """The content of summary.json: plain JSON types, None where the run measured nothing.
 
     Every accuracy is the last measurement of a client under a tier. A run that never clustered has
-    one cluster; bytes are up and down together.
+    one cluster; bytes are up and down together. Controls are those that were measured, and always
+    `CONTROL`.
     """
     seen, unseen = latest(record.accuracies, seen=True), latest(record.accuracies, seen=False)
     clustering = record.clustering
@@ -101,7 +108,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         },
         "clusters": len(set(clustering.labels)) if clustering else 1,
         "ari": clustering.ari if clustering else None,
-        "control": {CONTROL: tier_summary(seen.get(CONTROL, {}))},
+        "control": {name: tier_summary(seen.get(name, {})) for name in control_names(seen)},
         "bytes": {stage: sum(stage_traffic(record.rounds, stage)) for stage in stages},
         "seconds": {stage: stage_seconds(record, stage) for stage in stages},
         "clients": {

@@ -10,6 +10,7 @@ from silva.federation.summary import (
     CONTROL,
     TIERS,
     UNSEEN,
+    control_names,
     latest,
     stage_names,
     stage_seconds,
@@ -21,6 +22,8 @@ Cell = str | int | float | None
 
 TIER_TITLES = {
     CONTROL: "frozen root + own head",
+    "local_pair": "frozen root + own pair and head",
+    "local_lora": "own pair and head, nothing shared",
     "root": "root",
     "cluster": "root + cluster",
     "leaf": "root + cluster + leaf",
@@ -63,9 +66,10 @@ class Table:
 
 def make_tables(record: RunRecord) -> dict[str, Table]:
     """The tables that the record has rows for, by name, in reading order."""
+    controls = control_names(latest(record.accuracies, seen=True))
     tables = {
         "tiers": _accuracy_table(
-            record, "Accuracy per tier, seen clients", (CONTROL, *TIERS), seen=True
+            record, "Accuracy per tier, seen clients", (*controls, *TIERS), seen=True
         ),
         "unseen": _accuracy_table(
             record, "Accuracy of clients never seen in training", UNSEEN, seen=False
@@ -113,7 +117,7 @@ def _accuracy_table(record: RunRecord, title: str, tiers: tuple[str, ...], *, se
     for tier in tiers:
         if tier in measured:
             summary = tier_summary(measured[tier])
-            name, count = TIER_TITLES[tier], len(measured[tier])
+            name, count = TIER_TITLES.get(tier, tier), len(measured[tier])
             rows.append((name, count, *(summary[figure] for figure in figures)))
     return Table(title, ("tier", "clients", *figures), tuple(rows), frozenset(figures))
 
