@@ -1,8 +1,8 @@
 """The public Python API; every command of `silva` is a thin layer over a call here.
 
-    forest = silva.tune(TuneConfig(...), "forest")
-    forest = silva.Forest.load("forest")
-    forest.predict("c-17", ["picture.png"])
+forest = silva.tune(TuneConfig(...), "forest")
+forest = silva.Forest.load("forest")
+forest.predict("c-17", ["picture.png"])
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def test_a_signature_spans_the_factors() -> None:
     factors = noisy(random_signature(0), 1, 0.0)
     found = signature(factors)
     assert set(found) == set(MODULES)
-    for name, u in found.items():
+    for u in found.values():
         torch.testing.assert_close(u.T @ u, torch.eye(2), atol=1e-5, rtol=0)
     assert similarities(factors, [found])[0] > 1 - 1e-5
 

@@ -25,7 +25,10 @@ def test_the_gradient_is_a_decay_of_the_frozen_directions() -> None:
 
 def test_terms_of_tiers_and_modules_add_up() -> None:
     B = {"m": draw(1), "n": draw(2)}
-    root, cluster = Frozen({"m": draw(3), "n": draw(4)}, 0.1), Frozen({"m": draw(5), "n": draw(6)}, 2)
+    root, cluster = (
+        Frozen({"m": draw(3), "n": draw(4)}, 0.1),
+        Frozen({"m": draw(5), "n": draw(6)}, 2),
+    )
     wanted = sum(
         tier.gamma * float((tier.factors[name].T @ B[name]).square().sum())
         for tier in (root, cluster)

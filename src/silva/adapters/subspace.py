@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silva.kernels import projector_overlap
+from silva.kernels import Backend, projector_overlap
 
 Bases = Mapping[str, Tensor]
 """One matrix [p, r] by module name; its column space is what counts."""
@@ -61,7 +61,7 @@ def mean_overlap(x: Bases, y: Bases) -> float:
     return sum(overlap(x[n], y[n]) for n in shared) / len(shared) if shared else 0.0
 
 
-def distances(features: Sequence[Bases], *, backend: str = "auto") -> NDArray[np.float64]:
+def distances(features: Sequence[Bases], *, backend: Backend = "auto") -> NDArray[np.float64]:
     """Pairwise d_ij = 1 - ||U_i^T U_j||_F^2 / r, averaged over modules: [n, n], zero diagonal.
 
     Equation 8 of the paper. Modules in which any client has no direction yet are left out.

@@ -78,7 +78,7 @@ def _tune(
 
 
 def _assignment(text: str) -> tuple[str, Any]:
-    """"federation.local.lr=1e-3" as a name and a TOML value; bare words are strings."""
+    """ "federation.local.lr=1e-3" as a name and a TOML value; bare words are strings."""
     import tomllib
 
     from silva.errors import ConfigError

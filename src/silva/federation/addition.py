@@ -171,9 +171,7 @@ def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
     losses = []
     for cluster in forest.clusters:
         path = forest.path(cluster)
-        losses.append(
-            mean_loss(backbone.model, newcomer.train, newcomer.merged(path), path.head)
-        )
+        losses.append(mean_loss(backbone.model, newcomer.train, newcomer.merged(path), path.head))
     return dict(zip(forest.clusters, scores, strict=True)), dict(
         zip(forest.clusters, losses, strict=True)
     )
@@ -222,7 +220,7 @@ def _accuracies(newcomer: _Newcomer, tiers: tuple[Tier, ...]) -> dict[str, float
     test = newcomer.test
     if test is None:
         return {}
-    result = {}
+    result: dict[str, float] = {}
     for n, tier in enumerate(tiers):
         path = AdapterPath(tiers[: n + 1])
         correct, _ = correct_by_class(

@@ -6,11 +6,13 @@ from wherever `run.state` stands, so a fresh run and a resumed one are the same 
 
 from __future__ import annotations
 
+from functools import partial
+
 from silva.federation.baselines import measure_controls
 from silva.federation.grouping import find_clusters
 from silva.federation.heads import first_head
-from silva.federation.leaves import grow_leaf
-from silva.federation.newcomer import meet
+from silva.federation.leaves import grow_leaf, keep_leaf
+from silva.federation.newcomer import keep_newcomer, meet
 from silva.federation.orthogonality import Frozen
 from silva.federation.rounds import federated_round
 from silva.federation.run import Progress, Run
@@ -89,10 +91,11 @@ def grow_leaves(run: Run) -> None:
     rounds = run.leaf_rounds()
     if state.round == 0:
         state.total_rounds += rounds
-    for name in names[state.round :]:
-        grow_leaf(run, name, rounds)
-        state.round += 1
-        run.on_progress(Progress("leaf", state.round, len(names), name))
+    for wave in run.waves(names[state.round :]):
+        for leaf in run.parallel(partial(grow_leaf, run, rounds=rounds), wave):
+            keep_leaf(run, leaf)
+            state.round += 1
+            run.on_progress(Progress("leaf", state.round, len(names), leaf.client))
         run.save()
     state.advance("unseen")
     run.save()
@@ -101,15 +104,20 @@ def grow_leaves(run: Run) -> None:
 def meet_unseen(run: Run) -> None:
     """Route the held-out clients and measure them, then measure the controls."""
     state = run.state
-    names = [c.name for c in run.partition.held_out] + [c.name for c in run.partition.seen]
-    held_out = len(run.partition.held_out)
-    for name in names[state.round :]:
-        if state.round < held_out:
-            meet(run, name)
-        else:
-            measure_controls(run, name)
-        state.round += 1
-        run.on_progress(Progress("unseen", state.round, len(names), name))
+    newcomers = [c.name for c in run.partition.held_out]
+    total = len(newcomers) + len(run.partition.seen)
+    for wave in run.waves(newcomers[state.round :]):
+        for newcomer in run.parallel(partial(meet, run), wave):
+            keep_newcomer(run, newcomer)
+            state.round += 1
+            run.on_progress(Progress("unseen", state.round, total, newcomer.client))
+        run.save()
+    others = [c.name for c in run.partition.seen]
+    for wave in run.waves(others[state.round - len(newcomers) :]):
+        for rows in run.parallel(partial(measure_controls, run), wave):
+            state.record.accuracies += rows
+            state.round += 1
+            run.on_progress(Progress("unseen", state.round, total, "controls"))
         run.save()
     state.advance("done")
     run.save()

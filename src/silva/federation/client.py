@@ -225,4 +225,3 @@ def mean_loss(model: ViT, data: ClientData, merged: Mapping[str, Tensor], head: 
     """Mean cross entropy on `data`: what loss-based routing compares (IFCA's rule)."""
     features = features_of(model, data.pixels, Adaptation(merged=merged))
     return float(F.cross_entropy(F.linear(features, head.weight, head.bias), data.labels))
-

@@ -36,7 +36,9 @@ class Grouping:
         return len(set(self.labels.tolist()))
 
 
-def group(distances: Matrix, config: ClusteringConfig, *, rule: str = "", seed: int = 0) -> Grouping:
+def group(
+    distances: Matrix, config: ClusteringConfig, *, rule: str = "", seed: int = 0
+) -> Grouping:
     """Cluster n clients by their distances [n, n] with `rule` (default: the configured one)."""
     n, rule = len(distances), rule or config.rule
     if n < 3:
@@ -69,9 +71,7 @@ def _local_scaling(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int
     return _by_eigengap(np.maximum(nearest, 1e-12), distances, k_min, k_max, seed)
 
 
-def _by_eigengap(
-    sigma: Matrix, distances: Matrix, k_min: int, k_max: int, seed: int
-) -> Outcome:
+def _by_eigengap(sigma: Matrix, distances: Matrix, k_min: int, k_max: int, seed: int) -> Outcome:
     values, vectors = _spectrum(distances, sigma)
     gaps = np.diff(values)
     scores = [(k, float(gaps[k - 1])) for k in range(k_min, k_max + 1)]
@@ -153,9 +153,7 @@ _RULES: dict[str, Callable[[Matrix, int, int, int, int], Outcome]] = {
 RULES = tuple(_RULES)
 
 
-def _merge_small(
-    labels: NDArray[np.int64], distances: Matrix, min_size: int
-) -> NDArray[np.int64]:
+def _merge_small(labels: NDArray[np.int64], distances: Matrix, min_size: int) -> NDArray[np.int64]:
     """Clusters below `min_size` join the one with the smallest mean distance; labels from 0 up."""
     labels = labels.copy()
     while True:

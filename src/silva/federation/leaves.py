@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -11,14 +11,24 @@ from silva.adapters.subspace import mean_overlap
 from silva.adapters.tiers import Head, LoraPair
 from silva.federation.client import Update
 from silva.federation.orthogonality import Frozen
-from silva.federation.record import Overlap, Round
+from silva.federation.record import Accuracy, Overlap, Round
 from silva.federation.rounds import rate
 from silva.federation.run import Run
 from silva.federation.state import pack_head, pack_pairs
 
 
-def grow_leaf(run: Run, name: str, rounds: int) -> None:
-    """Train one client's leaf for `rounds` local passes, keep it on disk and measure it."""
+@dataclass(frozen=True)
+class Leaf:
+    """One client's trained leaf and its accuracy."""
+
+    client: str
+    cluster: int
+    trained: Update
+    accuracies: list[Accuracy]
+
+
+def grow_leaf(run: Run, name: str, rounds: int) -> Leaf:
+    """Train one client's leaf for `rounds` local passes and measure it; changes no state."""
     cluster = run.state.labels.get(name, 0)
     merged, above = run.path_weights(cluster), run.above_leaf(cluster)
     pairs = run.fresh_pairs("leaf", name)
@@ -30,18 +40,23 @@ def grow_leaf(run: Run, name: str, rounds: int) -> None:
         pairs,
         run.own(name, above.head),
         rounds,
-        frozen_of(run, name),
+        frozen_of(run, cluster),
         train_head=run.config.head != "global",
     )
-    state = run.state
-    run.folder.put(state, "leaf", name, {**pack_pairs(trained.pairs), **pack_head(trained.head)})
     weights = run.merge(merged, trained.pairs)
-    run.measure([name], "leaf", weights, trained.head)
-    _record_overlaps(run, name, trained)
+    return Leaf(name, cluster, trained, run.accuracy(name, "leaf", weights, trained.head))
+
+
+def keep_leaf(run: Run, leaf: Leaf) -> None:
+    """Put a trained leaf on disk and what it cost on record."""
+    state, name, trained = run.state, leaf.client, leaf.trained
+    run.folder.put(state, "leaf", name, {**pack_pairs(trained.pairs), **pack_head(trained.head)})
+    state.record.accuracies += leaf.accuracies
+    _record_overlaps(run, leaf)
     state.record.rounds.append(
         Round(
             stage="leaf",
-            cluster=cluster,
+            cluster=leaf.cluster,
             round=state.total_rounds,
             participants=1,
             rejected=trained.rejected,
@@ -57,14 +72,14 @@ def grow_leaf(run: Run, name: str, rounds: int) -> None:
     )
 
 
-def frozen_of(run: Run, name: str) -> tuple[Frozen, ...]:
-    """The tiers above a client's leaf, with the weights of their penalties (section 1.2)."""
+def frozen_of(run: Run, cluster: int) -> tuple[Frozen, ...]:
+    """The tiers above a leaf of one cluster, with the weights of their penalties (section 1.2)."""
     root, config = run.state.root, run.config.orthogonality
     assert root is not None
     frozen = [Frozen({n: p.B for n, p in root.pairs.items()}, config.gamma_cluster)]
     if run.state.clusters:
-        cluster = run.state.clusters[run.state.labels[name]]
-        frozen.append(Frozen({n: p.B for n, p in cluster.pairs.items()}, config.gamma_leaf))
+        pairs = run.state.clusters[cluster].pairs
+        frozen.append(Frozen({n: p.B for n, p in pairs.items()}, config.gamma_leaf))
     return tuple(frozen)
 
 
@@ -112,17 +127,17 @@ def train_alone(
     return replace(current, seconds=seconds, seconds_compute=compute, rejected=rejected)
 
 
-def _record_overlaps(run: Run, name: str, leaf: Update) -> None:
+def _record_overlaps(run: Run, leaf: Leaf) -> None:
     """How much of each tier's directions lies in the others', averaged over modules."""
     root = run.state.root
     assert root is not None
     factors = {"root": {n: p.B for n, p in root.pairs.items()}}
     if run.state.clusters:
-        cluster = run.state.clusters[run.state.labels[name]]
-        factors["cluster"] = {n: p.B for n, p in cluster.pairs.items()}
-    factors["leaf"] = {n: p.B for n, p in leaf.pairs.items()}
+        pairs = run.state.clusters[leaf.cluster].pairs
+        factors["cluster"] = {n: p.B for n, p in pairs.items()}
+    factors["leaf"] = {n: p.B for n, p in leaf.trained.pairs.items()}
     names = list(factors)
     for n, upper in enumerate(names):
         for lower in names[n + 1 :]:
             value = mean_overlap(factors[upper], factors[lower])
-            run.state.record.overlaps.append(Overlap(name, f"{upper}-{lower}", value))
+            run.state.record.overlaps.append(Overlap(leaf.client, f"{upper}-{lower}", value))

@@ -11,7 +11,7 @@ from silva.adapters.routing import nearest, signature, similarities
 from silva.adapters.tiers import Head, LoraPair
 from silva.federation.client import Update, Work, mean_loss
 from silva.federation.leaves import frozen_of, train_alone
-from silva.federation.record import Routed
+from silva.federation.record import Accuracy, Routed
 from silva.federation.run import Run
 from silva.federation.seeds import derive
 from silva.federation.state import pack_head, pack_pairs
@@ -32,7 +32,9 @@ def probe_work(
     merged holds base and root, draw the seeded A [rank, in] by module. Starting at the root's own B
     would mostly measure the root, since clusters are orthogonal to it.
     """
-    pairs = {n: LoraPair(B=merged[n].new_zeros(len(merged[n]), len(A)), A=A) for n, A in draw.items()}
+    pairs = {
+        n: LoraPair(B=merged[n].new_zeros(len(merged[n]), len(A)), A=A) for n, A in draw.items()
+    }
     return Work(
         client=client,
         merged=merged,
@@ -79,35 +81,35 @@ def route(run: Run, name: str) -> Routed:
     return Routed(name, nearest(scores) if factors else by_loss, by_loss, scores, losses)
 
 
-@dataclass
-class _Milestones:
-    """Measures a newcomer's leaf after 1 and after all of its local epochs."""
+@dataclass(frozen=True)
+class Newcomer:
+    """One held-out client: where it was sent, its accuracies, and its short leaf."""
 
-    run: Run
-    name: str
-    merged: dict[str, Tensor]
-    last: int
-
-    def __call__(self, done: int, update: Update) -> None:
-        if done in (1, self.last):
-            weights = self.run.merge(self.merged, update.pairs)
-            self.run.measure([self.name], f"after_{done}", weights, update.head)
+    client: str
+    cluster: int
+    routed: Routed | None
+    accuracies: list[Accuracy]
+    trained: Update
 
 
-def meet(run: Run, name: str) -> None:
-    """Route one held-out client and measure it at root, at zero leaf and after a short leaf."""
-    state, config = run.state, run.config
+def meet(run: Run, name: str) -> Newcomer:
+    """Route one held-out client and measure it at root, at zero leaf and after a short leaf.
+
+    Changes no state.
+    """
+    state, last = run.state, run.config.unseen_epochs
     assert state.root is not None
-    run.measure([name], "root", run.merge(run.base, state.root.pairs), state.root.head)
-    cluster = 0
-    if state.clusters:
-        routed = route(run, name)
-        state.record.routed.append(routed)
-        cluster = routed.cluster
-    state.labels[name] = cluster
+    rows = run.accuracy(name, "root", run.merge(run.base, state.root.pairs), state.root.head)
+    routed = route(run, name) if state.clusters else None
+    cluster = routed.cluster if routed else 0
     merged, above = run.path_weights(cluster), run.above_leaf(cluster)
-    run.measure([name], "zero_leaf", merged, above.head)
-    last = config.unseen_epochs
+    rows += run.accuracy(name, "zero_leaf", merged, above.head)
+
+    def milestone(done: int, update: Update) -> None:
+        if done in (1, last):
+            weights = run.merge(merged, update.pairs)
+            rows.extend(run.accuracy(name, f"after_{done}", weights, update.head))
+
     trained = train_alone(
         run,
         name,
@@ -116,9 +118,19 @@ def meet(run: Run, name: str) -> None:
         run.fresh_pairs("leaf", name),
         above.head,
         last,
-        frozen_of(run, name),
-        train_head=config.head != "global",
-        after=_Milestones(run, name, merged, last),
+        frozen_of(run, cluster),
+        train_head=run.config.head != "global",
+        after=milestone,
     )
+    return Newcomer(name, cluster, routed, rows, trained)
+
+
+def keep_newcomer(run: Run, newcomer: Newcomer) -> None:
+    """Put a newcomer's short leaf on disk, and where it was sent on record."""
+    state, name, trained = run.state, newcomer.client, newcomer.trained
+    state.labels[name] = newcomer.cluster
+    if newcomer.routed is not None:
+        state.record.routed.append(newcomer.routed)
+    state.record.accuracies += newcomer.accuracies
     kept = {**pack_pairs(trained.pairs), **pack_head(trained.head)}
     run.folder.put(state, "newcomer", name, kept)

@@ -27,7 +27,11 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Round:
-    """One aggregation of one group of clients: cluster is -1 in the root and leaf stages."""
+    """One aggregation of one group of clients: cluster is -1 in the root and leaf stages.
+
+    seconds is wall-clock time, seconds_compute what each lane of `Run` spent of it on average in
+    forward and backward passes and optimiser steps.
+    """
 
     stage: str
     cluster: int

@@ -54,7 +54,7 @@ def federated_round(
     accepted, arrived = receive(run, run.runtime.train(works), chosen, cluster)
     if state.stage == "root":
         remember_bases(run, accepted, tier)
-    new, energy = (aggregate(run, tier, accepted) if accepted else (tier, 0.0))
+    new, energy = aggregate(run, tier, accepted) if accepted else (tier, 0.0)
     rho = relative_change(new.pairs, tier.pairs) if accepted else 0.0
     images = sum(u.images for u in accepted)
     state.record.rounds.append(
@@ -71,7 +71,7 @@ def federated_round(
             bytes_up=sum(u.bytes() for u in accepted),
             bytes_down=len(chosen) * payload_bytes(tier.pairs, tier.head),
             seconds=time.perf_counter() - started,
-            seconds_compute=sum(u.seconds_compute for u in accepted),
+            seconds_compute=sum(u.seconds_compute for u in accepted) / run.lanes,
         )
     )
     return judge(new, rho, getattr(config, state.stage), number) if accepted else tier

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +23,8 @@ from silva.federation.seeds import derive, generator
 from silva.federation.state import RunFolder, RunState, TierState, unpack_head
 from silva.models.vit import ViT
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -33,7 +38,11 @@ class Progress:
 
 @dataclass
 class Run:
-    """One tuning run. Everything but `state` stays the same from start to end."""
+    """One tuning run. Everything but `state` stays the same from start to end.
+
+    Clients that do not depend on each other work side by side in the `lanes` threads of `pool`; with
+    no pool, one after another. Only the main thread changes `state`.
+    """
 
     config: FederationConfig
     seed: int
@@ -45,13 +54,15 @@ class Run:
     folder: RunFolder
     state: RunState
     on_progress: Callable[[Progress], None] = lambda progress: None
+    pool: Executor | None = None
+    lanes: int = 1
     base: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         names = self.model.module_names(self.config.adapter.targets)
         modules = {n: self.model.get_submodule(n) for n in names}
         # What is sent and aggregated stays on the CPU; clients move it to the model's device.
-        self.base = {n: m.weight.detach().cpu() for n, m in modules.items()}  # type: ignore[misc,operator]
+        self.base = {n: m.weight.detach().cpu() for n, m in modules.items()}  # type: ignore[operator]
 
     @property
     def scaling(self) -> float:
@@ -116,36 +127,48 @@ class Run:
             **task,  # type: ignore[arg-type]
         )
 
+    def parallel(self, task: Callable[[str], Result], names: Sequence[str]) -> list[Result]:
+        """`task` of every client, in the order of `names`; it must leave `state` alone."""
+        if self.pool is None or len(names) == 1:
+            return [task(name) for name in names]
+        return list(self.pool.map(task, names))
+
+    def waves(self, names: Sequence[str]) -> Iterator[Sequence[str]]:
+        """`names` in groups that fill the lanes once: after each, the state can be saved."""
+        for start in range(0, len(names), self.lanes):
+            yield names[start : start + self.lanes]
+
     def measure(
-        self,
-        names: Sequence[str],
-        tier: str,
-        merged: Mapping[str, Tensor],
-        head: Head,
+        self, names: Sequence[str], tier: str, merged: Mapping[str, Tensor], head: Head
     ) -> None:
-        """Record the test accuracy of clients `names` under one prefix of their paths.
+        """Record the test accuracy of clients `names` under one prefix of their paths."""
+        task = partial(self.accuracy, tier=tier, merged=merged, head=head)
+        for rows in self.parallel(task, names):
+            self.state.record.accuracies += rows
+
+    def accuracy(
+        self, name: str, tier: str, merged: Mapping[str, Tensor], head: Head
+    ) -> list[Accuracy]:
+        """One client's test accuracy, a row; none for a client without test images.
 
         Under a shared tier a client answers with its `own` head, else with the `head` given.
         """
-        unseen, state = self.partition.unseen, self.state
-        for name in names:
-            data = self.clients.test(name)
-            if not len(data.labels):
-                continue
-            mine = self.own(name, head) if tier in ("root", "cluster") else head
-            correct, balanced = correct_by_class(self.model, data, merged, mine)
-            state.record.accuracies.append(
-                Accuracy(
-                    client=name,
-                    seen=name not in unseen,
-                    tier=tier,
-                    stage=state.stage,
-                    round=state.total_rounds,
-                    correct=correct,
-                    total=len(data.labels),
-                    balanced=balanced,
-                )
-            )
+        data = self.clients.test(name)
+        if not len(data.labels):
+            return []
+        mine = self.own(name, head) if tier in ("root", "cluster") else head
+        correct, balanced = correct_by_class(self.model, data, merged, mine)
+        row = Accuracy(
+            client=name,
+            seen=name not in self.partition.unseen,
+            tier=tier,
+            stage=self.state.stage,
+            round=self.state.total_rounds,
+            correct=correct,
+            total=len(data.labels),
+            balanced=balanced,
+        )
+        return [row]
 
     def own(self, client: str, head: Head) -> Head:
         """The client's own head under the policy "local", else `head`."""

@@ -1,8 +1,8 @@
 """`tune` and `resume`: from a configuration to a forest on disk, through a folder that survives kills.
 
-    settings.json, partition/    written once, before the first round
-    state.json and its tensors   written after every round (`silva.federation.state`)
-    the forest                   written whole at the end; then the run's folder is removed
+settings.json, partition/    written once, before the first round
+state.json and its tensors   written after every round (`silva.federation.state`)
+the forest                   written whole at the end; then the run's folder is removed
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from silva.federation.runtime.local import ClientImages, LocalRuntime
 from silva.federation.state import RunFolder, RunState
 from silva.models.backbone import Backbone
 from silva.models.registry import load_backbone
+from silva.models.threads import one_thread_each
 
 SHARES = {"root": 0.3, "cluster": 0.4, "leaf": 0.3}
 """How the rounds are divided among the tiers that name no number of their own."""
@@ -46,7 +47,9 @@ class TuneConfig:
 
     backbone: str = setting("silva-vit-tiny", help="a shipped name or a Hugging Face ViT directory")
     seed: int = setting(0, low=0, high=2**31, help="decides every random draw")
-    threads: int = setting(0, low=0, high=1024, help="torch threads; 0: as torch chooses")
+    threads: int = setting(
+        0, low=0, high=1024, help="clients that work side by side; 0: one a core"
+    )
     device: str = setting("cpu", help="torch device of the model, e.g. cpu or cuda:0")
     data: DataConfig = field(default_factory=DataConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
@@ -82,10 +85,7 @@ def tune(
 
 
 def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) -> Forest:
-    """Go on with the run that was to grow `out`; ends with the same objects, digest for digest.
-
-    The thread count is taken from the run, since sums in another order give other last bits.
-    """
+    """Go on with the run that was to grow `out`; ends with the same objects, digest for digest."""
     path = run_folder(out)
     settings = _settings(path)
     config = build(TuneConfig, settings["config"], str(path / "settings.json"))
@@ -136,19 +136,24 @@ def _finish(
 ) -> Forest:
     """Grow what is left, write forest and report, and only then let go of the run's folder."""
     clients = ClientImages(dataset, partition, backbone)
-    run = Run(
-        config=config.federation,
-        seed=config.seed,
-        model=backbone.model,
-        classes=len(dataset.class_names),
-        partition=partition,
-        clients=clients,
-        runtime=LocalRuntime(backbone, clients, config.federation.local),
-        folder=folder,
-        state=state,
-        on_progress=on_progress,
-    )
-    grow(run)
+    # On an accelerator clients would only take turns.
+    lanes = torch.get_num_threads() if usable_device(config.device).type == "cpu" else 1
+    with one_thread_each(lanes) as pool:
+        run = Run(
+            config=config.federation,
+            seed=config.seed,
+            model=backbone.model,
+            classes=len(dataset.class_names),
+            partition=partition,
+            clients=clients,
+            runtime=LocalRuntime(backbone, clients, config.federation.local, pool),
+            folder=folder,
+            state=state,
+            on_progress=on_progress,
+            pool=pool,
+            lanes=lanes,
+        )
+        grow(run)
     if not (out / "current").exists():
         harvest(run, out, backbone, dataset.class_names)
     write_report(state.record, _facts(config, dataset), out / "report")

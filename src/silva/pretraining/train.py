@@ -11,8 +11,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from silva.pretraining.checkpoint import FILE, damaged, read_checkpoint, write_c
 from silva.pretraining.config import PretrainConfig
 from silva.pretraining.initialise import initialise, whiten_patches
 from silva.pretraining.muon import Muon
-
 
 CHUNK = 64
 """Images whose gradient one thread calculates at a time: what they need stays in the caches."""

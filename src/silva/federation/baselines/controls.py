@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from silva.federation.heads import first_head
 from silva.federation.leaves import train_alone
+from silva.federation.record import Accuracy
 from silva.federation.run import Run
 
 
-def measure_controls(run: Run, name: str) -> None:
-    """Train and measure one client under every configured control.
+def measure_controls(run: Run, name: str) -> list[Accuracy]:
+    """Train and measure one client under every configured control; changes no state.
 
     Local work equals the client's work in the cascade: controls that share the root train for the
     rounds after it, Local-LoRA for all of them.
@@ -25,6 +26,7 @@ def measure_controls(run: Run, name: str) -> None:
     total = run.state.total_rounds
     shared = max((r.round for r in run.state.record.rounds if r.stage == "root"), default=0)
     rooted = run.merge(run.base, root.pairs)
+    rows: list[Accuracy] = []
     for control in run.config.controls:
         alone = control == "local_lora"
         start = run.base if alone else rooted
@@ -39,4 +41,5 @@ def measure_controls(run: Run, name: str) -> None:
             total if alone else total - shared,
             train_pairs=control != "head_only",
         )
-        run.measure([name], control, run.merge(start, trained.pairs), trained.head)
+        rows += run.accuracy(name, control, run.merge(start, trained.pairs), trained.head)
+    return rows

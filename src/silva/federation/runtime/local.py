@@ -1,9 +1,11 @@
-"""All clients in this process, one after another, on one backbone."""
+"""All clients in this process, on one backbone, one in each thread of a pool."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from threading import Lock
 
 import numpy as np
 import torch
@@ -14,14 +16,17 @@ from silva.data.styles import apply_style
 from silva.federation.client import ClientData, Update, Work, train_client
 from silva.federation.config import LocalConfig
 from silva.federation.runtime.base import Clients
-from silva.models.registry import Backbone
+from silva.models.backbone import Backbone
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images kept in memory, all clients together; the least recently used go first."""
 
 
 class ClientImages:
-    """`Clients` over one data set: decodes on demand and keeps the most recent in memory."""
+    """`Clients` over one data set: decodes on demand and keeps the most recent in memory.
+
+    Any thread may ask.
+    """
 
     def __init__(
         self,
@@ -34,6 +39,7 @@ class ClientImages:
         self._rows: Mapping[str, ClientRows] = {c.name: c for c in partition.clients}
         self._cache: OrderedDict[tuple[str, str], NDArray[np.uint8]] = OrderedDict()
         self._held = 0
+        self._lock = Lock()
 
     def train(self, name: str) -> ClientData:
         """Training images of client `name`."""
@@ -46,25 +52,49 @@ class ClientImages:
     def _load(self, name: str, part: str) -> ClientData:
         client = self._rows[name]
         rows = client.train if part == "train" else client.test
+        with self._lock:
+            images = self._recent(name, part, rows, client.style)
+        labels = torch.from_numpy(self._dataset.labels[rows].astype(np.int64))
+        return ClientData(self._backbone.pixels(images), labels)
+
+    def _recent(
+        self, name: str, part: str, rows: NDArray[np.int64], style: str
+    ) -> NDArray[np.uint8]:
+        """Decoded images, from memory or anew; they become the most recently used."""
         images = self._cache.pop((name, part), None)
         if images is None:
             images = self._dataset.source.load(rows, self._backbone.side)
-            images = apply_style(images, client.style, rows)
+            images = apply_style(images, style, rows)
             self._held += images.nbytes
         self._cache[name, part] = images
         while self._held > self._budget and len(self._cache) > 1:
             self._held -= self._cache.popitem(last=False)[1].nbytes
-        labels = torch.from_numpy(self._dataset.labels[rows].astype(np.int64))
-        return ClientData(self._backbone.pixels(images), labels)
+        return images
 
 
 class LocalRuntime:
-    """`Runtime` that trains clients in turn, in this process."""
+    """`Runtime` in this process: clients side by side in `pool`, or in turn without one."""
 
-    def __init__(self, backbone: Backbone, clients: Clients, local: LocalConfig) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        clients: Clients,
+        local: LocalConfig,
+        pool: Executor | None = None,
+    ) -> None:
         self._model, self._clients, self._local = backbone.model, clients, local
+        self._pool = pool
 
     def train(self, works: Iterable[Work]) -> Iterator[Update]:
-        """Train every client, in order."""
-        for work in works:
-            yield train_client(self._model, self._clients.train(work.client), work, self._local)
+        """Train every client; updates come in the order of `works`.
+
+        A single piece of work is done in the caller's thread, which may be one of the pool's.
+        """
+        works = list(works)
+        if self._pool is None or len(works) == 1:
+            yield from map(self._train, works)
+        else:
+            yield from self._pool.map(self._train, works)
+
+    def _train(self, work: Work) -> Update:
+        return train_client(self._model, self._clients.train(work.client), work, self._local)
