@@ -7,11 +7,16 @@ forest.predict("c-17", ["picture.png"])
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from silva import prediction
 from silva.adapters import forest as storage
+from silva.errors import RunError
 from silva.federation import tune as tuning
 from silva.federation.addition import Added, add_client, open_for
 from silva.federation.config import FederationConfig
@@ -69,15 +74,55 @@ class Forest(storage.Forest):
 
 
 def tune(config: TuneConfig, out: str | Path, on_progress: Watcher = _ignore) -> Forest:
-    """Grow a forest at `out`; see `silva.federation.tune.tune`."""
-    tuning.tune(config, Path(out), on_progress)
-    return Forest.load(out)  # type: ignore[return-value]
+    """Grow a forest at `out`; see `silva.federation.tune.tune`.
+
+    Raises RunError when the disk refuses. What was written before there is something to resume is
+    removed again.
+    """
+    place = _place(out)
+    run = tuning.run_folder(place)
+    with _disk(place):
+        there = run.exists()
+        try:
+            tuning.tune(config, place, on_progress)
+        finally:
+            if not there and not (run / "state.json").exists():
+                shutil.rmtree(run, ignore_errors=True)
+    return Forest.load(place)  # type: ignore[return-value]
 
 
 def resume(out: str | Path, on_progress: Watcher = _ignore) -> Forest:
     """Go on with the unfinished run beside `out`; see `silva.federation.tune.resume`."""
-    tuning.resume(Path(out), on_progress)
-    return Forest.load(out)  # type: ignore[return-value]
+    place = _place(out)
+    with _disk(place):
+        tuning.resume(place, on_progress)
+    return Forest.load(place)  # type: ignore[return-value]
+
+
+def _place(out: str | Path) -> Path:
+    """`out` as a path that ends in a name, which the run's folder beside it needs."""
+    path = Path(out)
+    path = path.resolve() if path.name in ("", "..") else path
+    if not path.name:
+        raise RunError("is no place for a forest", where=path, remedy="name a folder with --out")
+    return path
+
+
+@contextmanager
+def _disk(place: Path) -> Iterator[None]:
+    """A disk that is full, read-only or has no such place is the user's to mend: RunError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)[:200]
+        raise RunError(
+            f"cannot be read or written: {reason}",
+            where=getattr(error, "filename", None) or place,
+            remedy="free space, mend the permissions or choose another --out; "
+            "an unfinished run goes on with --resume",
+        ) from error
 
 
 __all__ = ["Added", "Forest", "Prediction", "Progress", "TuneConfig", "resume", "tune"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from silva.data.sources import FileSource
 from silva.errors import ForestError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from silva.adapters.forest import Forest
+
+BATCH = 64
+"""Images in memory at a time, however many are asked for."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,19 @@ def predict(
     path = forest.path(client, unknown=cast("Literal['error', 'root']", unknown_client))
     base = backbone_of(forest, backbone)
     source = FileSource(Path(), [str(image) for image in images])
-    pixels = base.pixels(source.load(np.arange(len(images)), base.side))
     adaptation = adaptation_of(path, base.model, merged=True)
-    logits = base.model(pixels, (path.head.weight, path.head.bias), adaptation)
+    head, answers = (path.head.weight, path.head.bias), []
+    for start in range(0, len(images), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(images)))
+        logits = base.model(base.pixels(source.load(rows, base.side)), head, adaptation)
+        answers += _best(images[start : start + BATCH], logits, top, forest.class_names)
+    return answers
+
+
+def _best(
+    images: Sequence[Path], logits: Tensor, top: int, names: Sequence[str]
+) -> list[Prediction]:
     values, rows = logits.softmax(dim=1).topk(min(top, logits.shape[1]))
-    names = forest.class_names
     return [
         Prediction(str(image), tuple(names[c] for c in best), tuple(round(p, 6) for p in chances))
         for image, best, chances in zip(images, rows.tolist(), values.tolist(), strict=True)

@@ -124,11 +124,16 @@ def test_unknown_setting(files: dict[str, Path]) -> None:
     assert not files["--out"].with_name("model.run").exists()
 
 
-def test_recipe_of_the_shipped_backbone() -> None:
+def test_recipe_of_the_shipped_backbone_makes_the_model_that_is_promised() -> None:
     from silva.config import build, read_toml
-    from silva.pretraining.config import PretrainConfig, Stage
+    from silva.models.vit import ViT, ViTConfig
+    from silva.pretraining.config import PretrainConfig
 
     path = Path(__file__).parents[2] / "recipes" / "pretrain" / "silva-vit-tiny.toml"
     recipe = build(PretrainConfig, read_toml(path), str(path))
-    stages = (Stage(16, 14, 0.35), Stage(24, 8, 0.35), Stage(32, 6, 0.4))
-    assert recipe == PretrainConfig(stages, num_hidden_layers=4)
+    sides = [stage.side for stage in recipe.stages]
+    assert sides == sorted(sides) and sides[-1] == recipe.image_size == 32
+    assert all(side % recipe.patch_size == 0 for side in sides)
+    shape = {f: getattr(recipe, f) for f in ViTConfig.__dataclass_fields__ if hasattr(recipe, f)}
+    weights = sum(p.numel() for p in ViT(ViTConfig(**shape)).parameters())
+    assert 2 * weights < 12_000_000

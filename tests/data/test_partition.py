@@ -25,7 +25,7 @@ SYNTHETIC = (
 
 
 class Grey:
-    """A source of plain images: partitions never decode one."""
+    """A source of plain images, of one colour."""
 
     def __init__(self, images: int) -> None:
         self.images = images

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from silva.errors import ConfigError, DataError, ModelError, RunError
+from silva.pretraining import train
 from silva.pretraining.checkpoint import FILE
 from silva.pretraining.config import PretrainConfig, Stage
 from silva.pretraining.evaluate import top_1
@@ -80,6 +81,33 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, step: int) -> 
     timeless = [[{**row, "seconds": 0} for row in r.curve] for r in (whole, cut)]
     assert timeless[0] == timeless[1]
     assert (whole.mean, whole.std) == (cut.mean, cut.std)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_weights_do_not_depend_on_the_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(train, "CHUNK", 7)
+    found, before = [], torch.get_num_threads()
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        try:
+            found.append(weights(pretrain(CONFIG, TRAIN, HELD_OUT, tmp_path / str(count))))
+            assert torch.get_num_threads() == count
+        finally:
+            torch.set_num_threads(before)
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+def test_chunks_give_the_gradient_of_the_whole_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for chunk in (5, 1000):
+        monkeypatch.setattr(train, "CHUNK", chunk)
+        result = pretrain(CONFIG, TRAIN, HELD_OUT, tmp_path / str(chunk))
+        found.append([row["loss"] for row in result.curve])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
 def test_finished_run_trains_no_further(tmp_path: Path) -> None:

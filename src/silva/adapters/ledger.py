@@ -110,7 +110,8 @@ class Ledger:
         self._removing.unlink(missing_ok=True)
 
     def _expect_forest(self) -> None:
-        if not (self._versions.is_dir() and self.store.folder.is_dir()):
+        # os.path.isdir says no to names that the system refuses; Path.is_dir raises.
+        if not (os.path.isdir(self._versions) and os.path.isdir(self.store.folder)):
             remedy = "`silva tune ... --out` makes one"
             raise ForestError("is not a forest", where=self.folder, remedy=remedy)
 

@@ -22,6 +22,7 @@ FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 28
 MAX_VERSION = 999_999_999
 _MAX_CLIENTS, _MAX_CLASSES, _MAX_TEXT = 1_000_000, 100_000, 256
+_RESTORE = "roll back to another version, or restore the file from a copy"
 _WORD = re.compile(r"[a-z0-9_]{1,32}")
 
 T = TypeVar("T")
@@ -118,12 +119,16 @@ class Manifest:
         """Parse a version file; ForestError for every malformed or damaged one."""
         if len(data) > MAX_MANIFEST_BYTES:
             raise ForestError(f"has more than {MAX_MANIFEST_BYTES} bytes", where=where)
-        plain = parse_json(data, where)
-        checksum = plain.pop("checksum", None) if isinstance(plain, dict) else None
-        manifest = from_plain(plain, where)
+        try:
+            plain = parse_json(data, where)
+            checksum = plain.pop("checksum", None) if isinstance(plain, dict) else None
+            manifest = from_plain(plain, where)
+        except ForestError as error:
+            remedy = error.remedy or _RESTORE
+            raise ForestError(error.what, where=error.where, remedy=remedy) from error
         if manifest.checksum() != checksum:
-            remedy = "roll back to another version, or restore the file from a copy"
-            raise ForestError("is damaged: its checksum does not match", where=where, remedy=remedy)
+            what = "is damaged: its checksum does not match"
+            raise ForestError(what, where=where, remedy=_RESTORE)
         return manifest
 
 

@@ -35,16 +35,13 @@ def _demo(
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
 ) -> None:
     """Tune a forest on embedded pictures and show what each tier adds (minutes)."""
-    from rich.console import Console
-
     from silva import api
     from silva.cli.progress import stages
     from silva.cli.summary import print_summary
     from silva.config import build
 
     where = out or _free("demo-forest")
-    console = Console()
-    console.print(
+    print(
         "20 clients photograph clothes, 50 pictures each. Their cameras differ: plain, inverted,\n"
         "rotated, edges only. silva is not told which client has which. 4 clients stay out of\n"
         "training and are met at the end.\n"
@@ -53,10 +50,10 @@ def _demo(
     with stages() as show:
         forest = api.tune(config, where, show)
     print_summary(where)
-    console.print(f"picture {where / 'report' / 'overview.png'}")
+    print(f"picture {where / 'report' / 'overview.png'}")
     client = next(name for name in forest.clients if forest.client(name).seen)
-    console.print(f"next    silva forest show {where}")
-    console.print(f"        silva predict {where} --client {client} PICTURE.png")
+    print(f"next    silva forest show {where}")
+    print(f"        silva predict {where} --client {client} PICTURE.png")
 
 
 def _free(name: str) -> Path:

@@ -264,7 +264,8 @@ def _client_line(name: str, manifest: Manifest) -> str:
         parts.append(repr(entry.style))
     if entry.images:
         parts.append(f"{entry.images} images")
-    parts += [f"{tier} {100 * value:.1f} %" for tier, value in entry.accuracy.items()]
+    ordered = sorted(entry.accuracy, key=lambda tier: ("root", "cluster", "leaf", tier).index(tier))
+    parts += [f"{tier} {100 * entry.accuracy[tier]:.1f} %" for tier in ordered]
     return f"{name}  {', '.join(parts)}"
 
 

@@ -30,11 +30,16 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except SilvaError as error:
-            print(f"silva: error: {error}", file=sys.stderr)
+            print(f"silva: error: {_one_line(str(error))}", file=sys.stderr)
             raise typer.Exit(EXIT_MISTAKE) from error
         except KeyboardInterrupt as interrupt:
             print(f"\nsilva: {INTERRUPTED}", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+
+
+def _one_line(text: str) -> str:
+    """`text` without line breaks and terminal codes, which the name of a file may bring along."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from silva.federation.run import Progress as Step
 
 TITLES = {
@@ -20,7 +22,11 @@ TITLES = {
 
 @contextmanager
 def stages() -> Iterator[Callable[[Step], None]]:
-    """A bar a stage of a tuning run; yields what the run calls with its progress."""
+    """A bar a stage of a tuning run; yields what the run calls with its progress.
+
+    Until the first step a spinner stands for reading model and data. Nothing of it stays, so that
+    what goes wrong there is one line.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -31,14 +37,24 @@ def stages() -> Iterator[Callable[[Step], None]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, object] = {}
+    console = Console(stderr=True)
+    reading = console.status("reading model and images")
+    bars = Progress(*columns, console=console)
+    tasks: dict[str, TaskID] = {}
 
-        def show(step: Step) -> None:
-            if step.stage not in tasks:
-                title = TITLES.get(step.stage, step.stage)
-                tasks[step.stage] = bars.add_task(title, total=step.total, note="")
-            task = tasks[step.stage]
-            bars.update(task, completed=step.done, total=step.total, note=step.note)  # type: ignore[arg-type]
+    def show(step: Step) -> None:
+        if step.stage not in tasks:
+            reading.stop()
+            bars.start()
+            title = TITLES.get(step.stage, step.stage)
+            tasks[step.stage] = bars.add_task(title, total=step.total, note="")
+        bars.update(tasks[step.stage], completed=step.done, total=step.total, note=step.note)
 
+    if console.is_terminal:
+        reading.start()
+    try:
         yield show
+    finally:
+        reading.stop()
+        if tasks:
+            bars.stop()

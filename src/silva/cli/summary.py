@@ -26,17 +26,27 @@ def print_summary(forest: Path) -> None:
     unseen = Table(title="Clients never seen in training", title_justify="left")
     unseen.add_column("")
     unseen.add_column("mean", justify="right")
-    titles = {"root": "root", "zero_leaf": "root + routed cluster, no training"}
-    for key, value in summary["unseen"].items():
+    for key, value in sorted(summary["unseen"].items(), key=lambda item: _order(item[0])):
         if value is not None:
-            epochs = key.removeprefix("after_")
-            unseen.add_row(titles.get(key, f"+ leaf, {epochs} local epochs"), f"{value:.1%}")
+            unseen.add_row(_title(key), f"{value:.1%}")
     if unseen.row_count:
         console.print(unseen)
     ari = summary.get("ari")
     found = f"{summary['clusters']} clusters"
-    console.print(found if ari is None else f"{found}, adjusted Rand index {ari:.2f}")
-    console.print(f"forest {forest}, report {forest / 'report'}")
+    # A console would break the lines where the window ends, paths too.
+    print(found if ari is None else f"{found}, adjusted Rand index {ari:.2f}")
+    print(f"forest {forest}, report {forest / 'report'}")
+
+
+def _order(key: str) -> int:
+    """Where a measurement of unseen clients stands: root, zero leaf, then by epochs."""
+    return {"root": -2, "zero_leaf": -1}.get(key) or int(key.removeprefix("after_"))
+
+
+def _title(key: str) -> str:
+    titles = {"root": "root", "zero_leaf": "root + routed cluster, no training"}
+    epochs = key.removeprefix("after_")
+    return titles.get(key) or f"+ leaf, {epochs} local epoch{'' if epochs == '1' else 's'}"
 
 
 def _row(table: Any, name: str, values: dict[str, float] | None) -> None:

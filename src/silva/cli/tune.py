@@ -14,10 +14,12 @@ def register(app: typer.Typer) -> None:
 
 
 def _tune(
-    data: Annotated[str, typer.Option(help="File, folder or known name; formats detected.")] = "",
+    data: Annotated[
+        str | None, typer.Option(help="File, folder or known name; formats detected.")
+    ] = None,
     partition: Annotated[
-        str, typer.Option(help="Who owns what: by_folder, by_column(c), sc_dir(2,3.0), ...")
-    ] = "",
+        str | None, typer.Option(help="Who owns what: by_folder, by_column(c), sc_dir(2,3.0), ...")
+    ] = None,
     clients: Annotated[int | None, typer.Option(help="Number of clients, unseen too.")] = None,
     unseen: Annotated[float | None, typer.Option(help="Share held out of training.")] = None,
     samples_per_client: Annotated[int | None, typer.Option(help="Train images; 0: all.")] = None,
@@ -27,7 +29,9 @@ def _tune(
     rounds: Annotated[int | None, typer.Option(help="Rounds of all tiers together.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Shipped name or ViT directory.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Clients side by side; 0: one a core.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Torch device, e.g. cuda:0.")] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe; flags override it.")] = None,
     setting: Annotated[
@@ -43,25 +47,15 @@ def _tune(
 
     An interrupted run goes on with --resume FOREST and ends with the same forest.
     """
-    from silva import api
-    from silva.cli.progress import stages
-    from silva.cli.summary import print_summary
-    from silva.config import build, overlay, read_toml
-
-    if resume is not None:
-        with stages() as show:
-            api.resume(resume, show)
-        print_summary(resume)
-        return
     flags = {
         "backbone": backbone,
         "seed": seed,
         "threads": threads,
         "device": device,
-        "data.path": data or None,
+        "data.path": data,
         "data.split": split,
         "data.labels": labels,
-        "data.partition": partition or None,
+        "data.partition": partition,
         "data.clients": clients,
         "data.unseen": unseen,
         "data.samples_per_client": samples_per_client,
@@ -70,11 +64,42 @@ def _tune(
     }
     given = {name: value for name, value in flags.items() if value is not None}
     given |= dict(_assignment(text) for text in setting or [])
+    if resume is not None:
+        _resume(resume, config, given)
+    else:
+        _start(config, given, out)
+
+
+def _start(config: Path | None, given: dict[str, Any], out: Path) -> None:
+    """Grow a new forest by a recipe, where there is one, and what was given beside it."""
+    from silva import api
+    from silva.cli.progress import stages
+    from silva.cli.summary import print_summary
+    from silva.config import build, overlay, read_toml
+
     values = overlay(read_toml(config) if config else {}, given)
     tree = build(api.TuneConfig, values, str(config or "flags"))
     with stages() as show:
         api.tune(tree, out, show)
     print_summary(out)
+
+
+def _resume(forest: Path, config: Path | None, given: dict[str, Any]) -> None:
+    """Go on with the unfinished run of `forest`, by the settings that lie in it."""
+    from silva import api
+    from silva.cli.progress import stages
+    from silva.cli.summary import print_summary
+    from silva.errors import ConfigError
+
+    if config or given:
+        raise ConfigError(
+            f"a resumed run keeps its settings ({', '.join(given) or config} was given)",
+            where="--resume",
+            remedy="leave the other flags out, or start a new run without --resume",
+        )
+    with stages() as show:
+        api.resume(forest, show)
+    print_summary(forest)
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -88,5 +113,5 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(f"{text!r} is no setting", remedy="write --set name.of.field=value")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return name, value

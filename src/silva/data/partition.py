@@ -24,6 +24,7 @@ from silva.data.mixtures import Cells, mixture
 from silva.data.nouns import TEST, TRAIN, ClientRows, ImageDataset, Partition
 from silva.data.owned import clients_of_column
 from silva.data.partition_io import load_partition, save_partition
+from silva.data.readable import check_images
 from silva.data.spec import PartitionSpec, known_partitions, parse_spec
 from silva.errors import PartitionError
 
@@ -57,7 +58,8 @@ def make_partition(
     test_per_client     test images each, at most
 
     Raises PartitionError when the spec is malformed, the data set lacks what the partition goes
-    by (a train/test split, a column), or its images do not suffice.
+    by (a train/test split, a column), or its images do not suffice; DataError for an image dealt
+    out that cannot be decoded.
     """
     parsed = parse_spec(spec)
     if clients < 1 or not 0 <= unseen < 1 or samples_per_client < 0 or test_per_client < 1:
@@ -84,6 +86,7 @@ def make_partition(
         raise PartitionError(
             error.what, where=error.where or str(parsed), remedy=error.remedy
         ) from None
+    check_images(dataset.source, rows)
     held_out = _choose_unseen(rows, unseen, np.random.Generator(np.random.PCG64(unseen_seed)))
     return Partition(str(parsed), tuple(rows), held_out)
 
