@@ -8,6 +8,7 @@ section 2.2), so that both kinds of parameter share one learning rate.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from typing import Any
 
 import torch
@@ -31,7 +32,10 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weight matrices [out, in]; everything else belongs to AdamW."""
+    """Muon for weight matrices [out, in]; everything else belongs to AdamW.
+
+    With a `pool`, matrices are made orthogonal side by side.
+    """
 
     def __init__(
         self,
@@ -39,20 +43,23 @@ class Muon(torch.optim.Optimizer):
         lr: float = 2e-3,
         momentum: float = 0.95,
         weight_decay: float = 0.05,
+        pool: Executor | None = None,
     ) -> None:
+        self._map = map if pool is None else pool.map
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Apply one update from the gradients in place; parameters without one are left alone."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            trained = [p for p in group["params"] if p.grad is not None]
+            directions = []
+            for p in trained:
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
+                directions.append(p.grad.lerp(buffer, group["momentum"]))
+            for p, update in zip(trained, self._map(orthogonalise, directions), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)

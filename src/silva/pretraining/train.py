@@ -81,7 +81,7 @@ class _Run:
         rest = [p for n, p in named if not (n.startswith("backbone.layers") and p.ndim == 2)]
         decay = config.weight_decay
         self.optimisers: dict[str, torch.optim.Optimizer] = {
-            "muon": Muon(matrices, lr=config.muon_lr, weight_decay=decay),
+            "muon": Muon(matrices, lr=config.muon_lr, weight_decay=decay, pool=pool),
             "adamw": torch.optim.AdamW(rest, lr=config.adamw_lr, weight_decay=decay),
         }
         self.rates = {"muon": config.muon_lr, "adamw": config.adamw_lr}
