@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# What can be done with a forest: check it, draw it, export adapters, add and remove clients.
+set -euo pipefail
+trap 'echo "$0: line $LINENO failed: $BASH_COMMAND" >&2' ERR
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+exec 3>&1 >said.txt # what the commands print; `expect` looks for a text in it
+expect() { grep -qE -- "$1" said.txt || { cat said.txt >&2; echo "not printed: $1" >&2; exit 1; }; }
+
+silva tune --data embedded --partition 'planted(2)' --clients 7 --unseen 0.15 \
+    --samples-per-client 20 --test-per-client 20 --rounds 5 --set federation.unseen_epochs=1 \
+    --set federation.clustering.rule=fixed --set federation.clustering.k=2 --out forest
+
+silva forest verify forest
+expect "^sound: 1 versions"
+silva forest show forest --plot forest.png
+test -s forest.png
+
+# PEFT directories: a client's whole path as one adapter, one tier alone, or a directory a tier.
+silva forest export forest --client c-01 --peft c-01-adapter
+silva forest export forest --tier cluster-0 --peft cluster-0-adapter
+silva forest export forest --client c-01 --stack --peft c-01-tiers
+test -s c-01-adapter/adapter_model.safetensors -a -s cluster-0-adapter/adapter_config.json
+ls c-01-tiers
+expect "^tier-leaf"
+
+# Somebody new, whose camera inverts colours: probed, routed, and given a leaf.
+python - <<'PY'
+import numpy as np
+
+from silva.data.open import open_dataset
+from silva.data.styles import apply_style
+
+data = open_dataset("embedded")
+rows = np.random.default_rng(1).choice(4000, 40, replace=False)
+images = apply_style(data.source.load(rows, 28), "inverted", rows)
+split = np.repeat([0, 1], 20).astype(np.uint8)
+np.savez("new-1.npz", images=images, label=data.labels[rows], split=split, class_names=data.class_names)
+PY
+silva forest add forest --client new-1 --data new-1.npz --leaf-epochs 2
+expect "<- nearest"
+expect "accuracy with leaf"
+expect "version 2 of forest, from 20 images"
+
+# An adapter that was trained elsewhere becomes a leaf; here, c-01's own.
+silva forest import forest --client new-2 --peft c-01-tiers/tier-leaf
+expect "imported c-01-tiers/tier-leaf as new-2; version 3 is live"
+
+# Versions are kept, so the last steps can be taken back.
+silva forest rollback forest --to 2
+expect "version 2 is live, 8 clients"
+
+# Whoever is removed is gone for good, from every version.
+silva forest remove forest new-1
+expect "removed new-1; version 4 is live, 7 clients"
+test -z "$(grep -rl new-1 forest/versions)"
+silva forest verify forest
+expect "^sound: "
+
+# A byte that changed on disk does not go unseen.
+python - <<'PY'
+from pathlib import Path
+
+path = max(Path("forest/objects").iterdir())
+data = bytearray(path.read_bytes())
+data[-1] ^= 1
+path.chmod(0o644)
+path.write_bytes(data)
+PY
+code=0
+silva forest verify forest || code=$?
+test "$code" = 1
+expect "^NOT sound"
+
+cat said.txt >&3
