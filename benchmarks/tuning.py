@@ -60,7 +60,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return self.work / self.recipe / self.digest / f"seed-{self.seed}"
+        return self.work / "tune" / self.digest / f"seed-{self.seed}"
 
     @property
     def forest(self) -> Path:
@@ -119,6 +119,7 @@ def run_job(job: Job, again: bool = False) -> Job:
             for rest in (job.forest, job.forest.with_name("forest.run")):
                 shutil.rmtree(rest, ignore_errors=True)
         log, source = job.folder / "log.txt", common.commit()
+        common.write_json(job.folder / "settings.json", job.plain())  # for whoever looks in here
         outcome = common.run_child(job.command(), log, job.threads, keep=(lock.fileno(),))
         if outcome.code:
             raise RuntimeError(
