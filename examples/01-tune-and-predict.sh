@@ -38,12 +38,18 @@ expect "%  (Ankle boot|Sneaker|Sandal|Bag|Shirt)"
 # The same with the Python API.
 python - <<'PY'
 import silva
+from silva.config import build
 
-config = silva.TuneConfig()
-forest = silva.Forest.load("forest")
+settings = {
+    "data": {"path": "embedded", "partition": "planted(2)", "clients": 6, "samples_per_client": 20},
+    "federation": {"rounds": 3},
+}
+forest = silva.tune(build(silva.TuneConfig, settings), "from-python")
 print(forest.clusters, forest.client("c-01").accuracy)
 for answer in forest.predict("c-01", ["picture.png"], top=3):
     print(answer.image, answer.classes[0], answer.probabilities[0])
+
+print(silva.Forest.load("forest").clients)
 PY
 expect "^picture.png .* [01]\."
 

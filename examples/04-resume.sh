@@ -38,7 +38,7 @@ wait "$run" || true
 test -d forest.run -a ! -e forest
 
 silva tune --resume forest
-test ! -e forest.run
+test ! -e forest.run -a -s forest/report/summary.json
 
 # Objects are named by their digests, and a version names its objects.
 diff <(ls undisturbed/objects) <(ls forest/objects)

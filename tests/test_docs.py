@@ -20,6 +20,7 @@ TUNING = ROOT / "docs" / "tuning.md"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_FILE = re.compile(r"`((?:[\w/]+/)?\w+\.(?:py|cpp))(?:: (\w+))?")
 _SETTING = re.compile(r"((?:data|federation)(?:\.\w+)+)(?:\s*=\s*(.+))?")
 
 
@@ -69,6 +70,17 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
     for name, value in named_settings(page):
         if value:
             build(TuneConfig, overlay({}, {name: tomllib.loads(f"x = {value}")["x"]}), page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_functions_that_a_page_names_exist(page: Path) -> None:
+    sources = [p for folder in ("src", "tests", "docs") for p in (ROOT / folder).rglob("*.*")]
+    missing = []
+    for file, name in _FILE.findall(page.read_text()):
+        found = [p for p in sources if p.as_posix().endswith(f"/{file}")]
+        if not any(re.search(rf"\b{name}\b", p.read_text()) for p in found):
+            missing.append(f"{file}: {name}" if name else file)
+    assert missing == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
