@@ -6,7 +6,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN = $(VENV)/bin
 PACKAGE = pyproject.toml CMakeLists.txt $(shell find src -type f ! -name '*.pyc')
-CODE = src tests $(wildcard benchmarks examples)
+CODE = src tests docs recipes $(wildcard benchmarks)
 # Two processes of one thread each do as much as one of two, and do not wait for each other.
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
@@ -45,9 +45,11 @@ examples: $(VENV)/.test
 	  echo "==> $$script"; PATH="$(abspath $(BIN)):$$PATH" bash "$$script"; done
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "silva needs Python 3.11 or newer" >&2; exit 1; }
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "silva needs Python 3.11 or newer; name one with make PYTHON=..." >&2; exit 1; }
 	@echo "==> creating $(VENV) with $$($(PYTHON) --version)"
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -f $@; \
+	  echo "no virtual environment could be made; on Debian install python3-venv" >&2; exit 1; }
 
 # The stamps are newer than the last installation of the package as it stands. The test installation
 # contains the other.
