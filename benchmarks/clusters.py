@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import common
 import numpy as np
 from numpy.typing import NDArray
-from tuning import Numbers, assignment, weights_digest
+from tuning import Numbers, assignment, public, weights_digest
 
 if TYPE_CHECKING:
     from silva.federation.config import ClusteringConfig
@@ -309,7 +309,7 @@ def main() -> int:
         seeds = {str(j.seed): evaluate(j) for j in jobs if j.name == name and j.cache.is_file()}
         if seeds:
             words = ["python benchmarks/clusters.py --cases", name, "--seeds", *seeds]
-            words += [f"--set {setting}" for setting in arguments.settings]
+            words += [f"--set {setting}" for setting in public(arguments.settings)]
             case = {"command": " ".join(words), "seeds": seeds, "partition": CASES[name].partition}
             content["cases"][name] = {**circumstances, **case}
             print_case(name, seeds)

@@ -17,9 +17,8 @@ from typing import Any
 
 import common
 import numpy as np
-from tuning import TIERS, Job, Numbers, collect, run_all
+from tuning import TIERS, UNSEEN, Job, Numbers, collect, public, run_all
 
-UNSEEN = ("root", "zero_leaf", "after_1", "after_5")
 FIGURES = ("mean", "p10", "std")
 UNITS = {"accuracy": "fraction", "seconds": "s", "bytes": "B", "peak_rss_bytes": "B"}
 
@@ -73,7 +72,7 @@ def differences(runs: Sequence[Numbers]) -> Numbers:
 
 def variant_name(settings: Sequence[str]) -> str:
     """What a set of changes to a recipe is filed under."""
-    return " ".join(sorted(settings)) or "as committed"
+    return " ".join(public(settings)) or "as committed"
 
 
 def store(path: Path, jobs: Sequence[Job], circumstances: Numbers) -> Numbers:
@@ -94,7 +93,7 @@ def store(path: Path, jobs: Sequence[Job], circumstances: Numbers) -> Numbers:
         **circumstances,
         "command": command(first.recipe, sorted(runs, key=int), first.settings),
         "digest": first.digest,
-        "settings": sorted(first.settings),
+        "settings": public(first.settings),
         "threads": first.threads,
         "units": UNITS,
         "runs": runs,
@@ -108,7 +107,7 @@ def store(path: Path, jobs: Sequence[Job], circumstances: Numbers) -> Numbers:
 def command(recipe: str, seeds: Sequence[str], settings: Sequence[str]) -> str:
     """The line that makes a result."""
     words = ["python benchmarks/hilora.py --recipe", recipe, "--seeds", *seeds]
-    return " ".join((*words, *(f"--set {s}" for s in settings)))
+    return " ".join((*words, *(f"--set {s}" for s in public(settings))))
 
 
 def print_entry(title: str, entry: Numbers) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import common
 from hilora import add_options, make_jobs
-from tuning import Job, Numbers, collect, run_job
+from tuning import Job, Numbers, collect, public, run_job
 
 RECIPE = "thousand-clients"
 SIZES = (10, 100, 1000)
@@ -48,7 +48,7 @@ def main() -> int:
     print(f"seed      {arguments.seeds[0]}\nunits     bytes (10^6: MB), seconds\n")
     path = arguments.results / "memory.json"
     words = ["python benchmarks/memory.py --sizes", *map(str, arguments.sizes)]
-    words += [f"--set {setting}" for setting in arguments.settings]
+    words += [f"--set {setting}" for setting in public(arguments.settings)]
     content: Numbers = {"benchmark": "memory", "command": " ".join(words), "recipe": RECIPE}
     content |= {"seed": arguments.seeds[0], "limit_bytes": LIMIT_BYTES, "units": "B, s"}
     content |= {**circumstances, "threads": 1, "sizes": {}}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import common
-from tuning import TIERS, Numbers, assignment
+from tuning import TIERS, Numbers, assignment, public
 
 if TYPE_CHECKING:
     from silva.federation.run import Run
@@ -171,7 +171,7 @@ def main() -> int:
         print(f"{row['own_share']:7.1%} {row['cumulative_share']:7.1%}  {row['function']}")
     shutil.rmtree(folder)
     words = ["python benchmarks/overhead.py --recipe", arguments.recipe]
-    words += [f"--set {setting}" for setting in arguments.settings]
+    words += [f"--set {setting}" for setting in public(arguments.settings)]
     path = arguments.results / "overhead.json"
     result = {"benchmark": "overhead", "command": " ".join(words), "seed": 0, "threads": 1}
     result |= {"recipe": arguments.recipe, "rounds": ROUNDS, "units": "s; shares of 1"}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import common
 from hilora import add_options, differences, make_jobs, over_seeds
-from tuning import Job, Numbers, collect, run_all
+from tuning import Job, Numbers, collect, public, run_all
 
 SAMPLES = (10, 25, 50, 100, 250)
 LINES = {
@@ -96,7 +96,7 @@ def main() -> int:
     if points:
         words = ["python benchmarks/samples.py --recipe", arguments.recipe, "--samples", *points]
         words += ["--seeds", *map(str, arguments.seeds)]
-        words += [f"--set {setting}" for setting in arguments.settings]
+        words += [f"--set {setting}" for setting in public(arguments.settings)]
         result = {"benchmark": "samples", "command": " ".join(words), "recipe": arguments.recipe}
         result |= {"seeds": arguments.seeds, "threads": 1, "units": "fractions"}
         common.write_json(path, {**result, **circumstances, "points": points})

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 TIERS = ("root", "cluster", "leaf")
+UNSEEN = ("root", "zero_leaf", "after_1", "after_5")
 STATUS_S = 60.0
 """Seconds between two lines about runs that are under way."""
 
@@ -92,6 +93,16 @@ def assignment(text: str) -> tuple[str, Any]:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return name, value
+
+
+def public(settings: Iterable[str]) -> list[str]:
+    """Settings as results may show them: sorted, of a path on this machine the last part alone."""
+    shown = []
+    for text in settings:
+        name, _, value = text.partition("=")
+        path = value.strip("\"'")
+        shown.append(f"{name}={Path(path).name}" if path.startswith(("/", "~")) else text)
+    return sorted(shown)
 
 
 def weights_digest(settings: Sequence[str]) -> str:

@@ -1,0 +1,287 @@
+"""Writes the tables of docs/validation.md from benchmarks/results/*.json, between its markers.
+
+    python benchmarks/render.py          rewrite the tables
+    python benchmarks/render.py --check  exit with 1 when they are out of date
+
+The prose of the page is written by hand; a number stands in it only between markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import claims
+import common
+from gfm import code, percent, plain, table
+from tuning import TIERS, Numbers
+
+PAGE = common.ROOT / "docs" / "validation.md"
+BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- /results: \2 -->)", re.DOTALL)
+MISSING = "Not measured yet. Command: "
+COMMITTED = "as committed"
+ROWS = {
+    "tiers.root": "root",
+    "tiers.cluster": "root + cluster",
+    "tiers.leaf": "root + cluster + leaf",
+    "control.head_only": "control: frozen root, own head",
+    "control.local_pair": "control: frozen root, own pair and head",
+    "control.local_lora": "control: own pair and head, nothing shared",
+}
+UNSEEN_ROWS = {
+    "unseen.root": "root",
+    "unseen.zero_leaf": "root + routed cluster, no training",
+    "unseen.after_1": "+ leaf, 1 epoch",
+    "unseen.after_5": "+ leaf, 5 epochs",
+}
+
+
+def rewritten(page: str, results: Path) -> str:
+    """`page` with every block between markers written anew."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{BLOCKS[match[2]](results)}\n\n{match[3]}"
+
+    unknown = [
+        name for name in re.findall(r"<!-- results: ([\w-]+) -->", page) if name not in BLOCKS
+    ]
+    if unknown:
+        raise SystemExit(f"{PAGE.name}: no such block: {', '.join(unknown)}")
+    return BLOCK.sub(block, page)
+
+
+def provenance(result: Numbers) -> str:
+    """One line under a table: command, date, commit, machine, versions."""
+    host, versions = result["machine"], result["versions"]
+    memory = f"{host['memory_bytes'] / 2**30:.0f} GiB"
+    parts = (
+        f"Command: {code(result['command'])}",
+        f"{result['date']}, commit {result['commit']}",
+        f"{host['processor']}, {host['cores']} cores, {memory}, {host['system']}",
+        ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+    )
+    return "*" + "; ".join(parts) + ".*"
+
+
+def hilora(results: Path, recipe: str) -> str:
+    """Accuracy by tier and control of one recipe; then variants that were tried."""
+    content = common.read_json(results / f"hilora-{recipe}.json")
+    usual = f"python benchmarks/hilora.py --recipe {recipe} --seeds 0 1 2"
+    if not content or COMMITTED not in content["variants"]:
+        return MISSING + code(usual)
+    entry = content["variants"][COMMITTED]
+    numbers, runs = entry["over_seeds"], entry["runs"]
+    rows = [
+        (name, *(percent(numbers.get(f"{key}.{figure}")) for figure in ("mean", "p10", "std")))
+        for key, name in ROWS.items()
+        if f"{key}.mean" in numbers
+    ]
+    parts = [table(("seen clients", "mean %", "p10 %", "std over clients %"), rows)]
+    rows = [(name, percent(numbers[key])) for key, name in UNSEEN_ROWS.items() if key in numbers]
+    parts.append(table(("unseen clients", "mean %"), rows))
+    names = [n for n in entry["differences"] if n.startswith("leaf - ")]
+    parts.append(
+        table(
+            ("difference, points", "mean +- std over seeds", "each seed"),
+            [
+                (
+                    plain(name),
+                    percent(entry["differences"][name]),
+                    ", ".join(f"{100 * v:+.1f}" for v in entry["differences"][name]["values"]),
+                )
+                for name in names
+            ],
+        )
+    )
+    parts.append(table(RUN_COLUMNS, [run_row(seed, runs[seed]) for seed in sorted(runs, key=int)]))
+    parts.append(provenance(entry))
+    others = variants(content)
+    return "\n\n".join([*parts, *([others] if others else [])])
+
+
+RUN_COLUMNS = (
+    *("seed", "clusters", "ARI", "routing agreement %", "rounds root + cluster + leaf"),
+    *("seconds", "peak MB"),
+)
+
+
+def run_row(seed: str, run: Numbers) -> tuple[str, ...]:
+    """What one run found and cost."""
+    agreement, peak = run["routing_agreement"], run.get("peak_rss_bytes")
+    return (
+        seed,
+        str(run["clusters"]),
+        "-" if run["ari"] is None else f"{run['ari']:.2f}",
+        "-" if agreement is None else f"{100 * agreement:.0f}",
+        " + ".join(str(run["rounds"][tier]) for tier in TIERS),
+        f"{sum(s for s in run['seconds'].values() if s):.0f}",
+        f"{peak / 1e6:.0f}" if peak else "-",
+    )
+
+
+def variants(content: Numbers) -> str:
+    """What else was tried on a recipe: mean accuracy of the leaf, and its lead over controls."""
+    rows = []
+    for name, entry in sorted(content["variants"].items()):
+        if name == COMMITTED:
+            continue
+        numbers = entry["over_seeds"]
+        cells = [percent(numbers.get(f"{key}.mean")) for key in ROWS]
+        rows.append((plain(name), str(len(entry["runs"])), *cells))
+    if not rows:
+        return ""
+    heads = [ROWS[key].removeprefix("control: ") for key in ROWS]
+    return "Other settings, mean % over clients:\n\n" + table(("settings", "seeds", *heads), rows)
+
+
+def hilora_block(recipe: str) -> Callable[[Path], str]:
+    return lambda results: hilora(results, recipe)
+
+
+def clusters(results: Path) -> str:
+    """K and agreement of every case by feature and rule."""
+    content = common.read_json(results / "clusters.json")
+    if not content or not content["cases"]:
+        return MISSING + code("python benchmarks/clusters.py --seeds 0 1 2")
+    return "\n\n".join(clusters_case(n, case) for n, case in sorted(content["cases"].items()))
+
+
+def clusters_case(name: str, case: Numbers) -> str:
+    seeds = [case["seeds"][seed] for seed in sorted(case["seeds"], key=int)]
+    rows = []
+    for n, first in enumerate(seeds[0]["rows"]):
+        same = [run["rows"][n] for run in seeds]
+        mark = "default" if first["chosen"] else ""
+        rows.append(
+            (
+                *(plain(first["feature"]), plain(first["rule"]), mark),
+                ", ".join(str(row["k"]) for row in same),
+                ", ".join(f"{row['ari']:.2f}" for row in same),
+            )
+        )
+    gaps = []
+    for feature in seeds[0]["distances"]:
+        cells = [
+            mean_of(run["distances"][feature][side]["mean"] for run in seeds)
+            for side in ("within", "between")
+        ]
+        gaps.append((plain(feature), *cells))
+    title = f"**{name}**: {code(case['partition'])}, {seeds[0]['clients']} training clients in "
+    return "\n\n".join(
+        (
+            f"{title}{seeds[0]['groups']} true groups, {seeds[0]['rounds']} root rounds",
+            table(("feature", "rule", "", "K by seed", "ARI by seed"), rows),
+            table(("feature", "mean distance within groups", "between groups"), gaps),
+            provenance(case),
+        )
+    )
+
+
+def mean_of(values: Iterable[float | None]) -> str:
+    held = [value for value in values if value is not None]
+    return f"{sum(held) / len(held):.3g}" if held else "-"
+
+
+def overhead(results: Path) -> str:
+    """Share of the rounds outside arithmetic, and where it goes."""
+    content = common.read_json(results / "overhead.json")
+    if not content:
+        return MISSING + code("python benchmarks/overhead.py")
+    rows = []
+    for tier in (*TIERS, "all"):
+        row = content["tiers"][tier]
+        median = f"{100 * row['median_share']:.1f}" if "median_share" in row else "-"
+        cells = (f"{row['seconds']:.2f}", f"{row['seconds_compute']:.2f}")
+        rows.append((tier, *cells, f"{100 * row['share']:.1f}", median))
+    heads = ("tier", "seconds of rounds", "in arithmetic", "outside %", "median round %")
+    profile = []
+    for row in content["profile"]:
+        shares = (f"{100 * row[kind]:.1f}" for kind in ("own_share", "cumulative_share"))
+        profile.append((plain(row["function"]), f"{row['calls']:,}", *shares))
+    columns = ("function", "calls", "own %", "with callees %")
+    return "\n\n".join((table(heads, rows), table(columns, profile), provenance(content)))
+
+
+def memory(results: Path) -> str:
+    """Peak memory by number of clients."""
+    content = common.read_json(results / "memory.json")
+    if not content or not content["sizes"]:
+        return MISSING + code("python benchmarks/memory.py")
+    rows = []
+    for size in sorted(content["sizes"], key=int):
+        row = content["sizes"][size]
+        rows.append(
+            (
+                f"{int(size):,}",
+                f"{row['peak_rss_bytes'] / 1e6:.0f}",
+                f"{row['wall_seconds']:.0f}",
+                f"{row['folder_bytes'] / 1e6:.1f}",
+            )
+        )
+    heads = ("clients", "peak memory, MB", "seconds", "forest on disk, MB")
+    return "\n\n".join((table(heads, rows), provenance(content)))
+
+
+def demo(results: Path) -> str:
+    """Time and memory of the demo."""
+    content = common.read_json(results / "demo.json")
+    if not content:
+        return MISSING + code("python benchmarks/demo.py --runs 3")
+    rows = [
+        (f"run {n}", f"{run['seconds']:.1f}", f"{run['peak_rss_bytes'] / 1e6:.0f}")
+        for n, run in enumerate(content["runs"])
+    ]
+    median = content["median"]
+    rows.append(("median", f"{median['seconds']:.1f}", f"{median['peak_rss_bytes'] / 1e6:.0f}"))
+    return "\n\n".join((table(("", "seconds", "peak memory, MB"), rows), provenance(content)))
+
+
+def samples(results: Path) -> str:
+    """Mean and tail by images per client, with the picture."""
+    content = common.read_json(results / "samples.json")
+    if not content or not content["points"]:
+        command = "python benchmarks/samples.py --samples 10 25 50 100 250 --seeds 0 1 2"
+        return MISSING + code(command)
+    points = content["points"]
+    keys = {**ROWS, "unseen.zero_leaf": "unseen, no training"}
+    rows = []
+    for n in sorted(points, key=int):
+        numbers = points[n]["over_seeds"]
+        names = [key if key.startswith("unseen") else f"{key}.mean" for key in keys]
+        rows.append((n, *(percent(numbers.get(name)) for name in names)))
+    heads = ("images a client", *(name.removeprefix("control: ") for name in keys.values()))
+    picture = "![Accuracy over images per client](images/samples-per-client.png)"
+    return "\n\n".join((picture, table(heads, rows), provenance(content)))
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "claims": claims.render,
+    "clusters": clusters,
+    "overhead": overhead,
+    "memory": memory,
+    "demo": demo,
+    "samples": samples,
+    **{f"hilora-{recipe}": hilora_block(recipe) for recipe in claims.RECIPES},
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if old")
+    parser.add_argument("--results", type=Path, default=common.RESULTS)
+    arguments = parser.parse_args()
+    page = PAGE.read_text()
+    fresh = rewritten(page, arguments.results)
+    if arguments.check:
+        print("up to date" if fresh == page else "out of date: run python benchmarks/render.py")
+        return int(fresh != page)
+    PAGE.write_text(fresh)
+    print(f"written to docs/{PAGE.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""docs/validation.md says what the result files say, and the result files are well-formed."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import claims  # noqa: E402
+import common  # noqa: E402
+import hilora  # noqa: E402
+import render  # noqa: E402
+import tuning  # noqa: E402
+
+FILES = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+FACTS = {
+    "machine": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
+    "versions": {"silva": "0.1", "torch": "2.9"},
+    "commit": "abc",
+    "date": "2026-01-01",
+}
+
+
+def strings(tree: Any) -> Iterator[str]:
+    """Every text in a JSON tree, keys too."""
+    if isinstance(tree, dict):
+        yield from tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for each in tree:
+            yield from strings(each)
+    elif isinstance(tree, str):
+        yield tree
+
+
+def entries(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The measurements of a result file: itself, or its variants or cases."""
+    parts = content.get("variants") or content.get("cases")
+    return list(parts.values()) if parts else [content]
+
+
+def figures(mean: float) -> dict[str, float]:
+    return {"mean": mean, "p10": mean / 2, "std": 0.5 - mean / 2, "min": 0.0}
+
+
+def run(leaf: float = 0.6, control: float = 0.5) -> dict[str, Any]:
+    """One run as `tuning.collect` gives it, in which every claim holds."""
+    return {
+        "tiers": {"root": figures(0.2), "cluster": figures(0.4), "leaf": figures(leaf)},
+        "control": dict.fromkeys(("head_only", "local_pair", "local_lora"), figures(control)),
+        "unseen": {"root": 0.2, "zero_leaf": 0.4, "after_1": 0.5, "after_5": None},
+        "clusters": 6,
+        "ari": 1.0,
+        "routing_agreement": 1.0,
+        "rounds": {"root": 15, "cluster": 20, "leaf": 15},
+        "seconds": {"root": 1.0, "clustering": None},
+        "peak_rss_bytes": 10**9,
+    }
+
+
+def hilora_file(*runs: dict[str, Any], settings: str = "as committed") -> dict[str, Any]:
+    held = list(runs)
+    entry = {
+        **FACTS,
+        "command": "python benchmarks/hilora.py",
+        "runs": {str(n): each for n, each in enumerate(held)},
+        "over_seeds": hilora.over_seeds(held),
+        "differences": hilora.differences(held),
+    }
+    return {"benchmark": "hilora", "variants": {settings: entry}}
+
+
+def test_the_page_is_up_to_date() -> None:
+    page = render.PAGE.read_text()
+    assert render.rewritten(page, common.RESULTS) == page, "run `python benchmarks/render.py`"
+
+
+def test_the_page_has_every_block() -> None:
+    named = re.findall(r"<!-- results: ([\w-]+) -->", render.PAGE.read_text())
+    assert sorted(named) == sorted(render.BLOCKS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_result_says_where_it_comes_from(path: Path) -> None:
+    content = json.loads(path.read_text())
+    for entry in entries(content):
+        assert {"machine", "versions", "commit", "date", "command"} <= set(entry)
+        assert entry["command"].startswith("python benchmarks/")
+        assert (ROOT / entry["command"].split()[1]).is_file()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_result_names_no_path_of_a_machine(path: Path) -> None:
+    private = re.compile(r"(^|[\s=\"'])(/|~/|[A-Z]:\\)\w")
+    assert [text for text in strings(json.loads(path.read_text())) if private.search(text)] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_accuracies_are_fractions(path: Path) -> None:
+    for entry in entries(json.loads(path.read_text())):
+        for each in entry.get("runs", {}).values() if isinstance(entry.get("runs"), dict) else ():
+            numbers = dict(tuning_numbers(each))
+            assert numbers
+            assert [name for name, value in numbers.items() if not 0 <= value <= 1] == []
+
+
+def tuning_numbers(each: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for part in ("tiers", "control", "unseen"):
+        yield from hilora.flatten(each[part], part)
+
+
+def test_every_block_says_when_nothing_was_measured(tmp_path: Path) -> None:
+    for name, block in render.BLOCKS.items():
+        expected = claims.UNMEASURED if name == "claims" else render.MISSING
+        assert expected in block(tmp_path)
+
+
+def test_hilora_shows_tiers_controls_and_paired_differences(tmp_path: Path) -> None:
+    content = hilora_file(run(0.6), run(0.7))
+    content["variants"] |= hilora_file(run(), settings="federation.rounds=20")["variants"]
+    common.write_json(tmp_path / "hilora-tin32-sc-dir-50.json", content)
+    text = render.hilora(tmp_path, "tin32-sc-dir-50")
+    assert "| root + cluster + leaf | 65.0 +- 7.1 |" in text
+    assert "| leaf - head\\_only, mean | 15.0 +- 7.1 | +10.0, +20.0 |" in text
+    assert "leaf, 5 epochs" not in text  # not measured
+    assert "| federation.rounds=20 | 1 |" in text
+    assert "2026-01-01, commit abc" in text
+
+
+def test_a_claim_is_counted_by_seeds(tmp_path: Path) -> None:
+    common.write_json(tmp_path / "hilora-tin32-sc-dir-50.json", hilora_file(run(), run(0.45)))
+    text = claims.render(tmp_path)
+    assert "| leaf beats Local-LoRA, mean | 1 of 2 | not measured yet |" in text
+    assert "| unseen clients without training beat the root | 2 of 2 |" in text
+
+
+def test_a_claim_without_its_measurement_does_not_hold() -> None:
+    bare = run()
+    bare["tiers"]["cluster"] = dict.fromkeys(figures(0.0))
+    bare["control"] = {}
+    held = [claim for claim, holds in claims.PER_RUN.items() if holds(bare)]
+    assert held == ["unseen clients without training beat the root"]
+
+
+def test_numbers_over_seeds() -> None:
+    numbers = hilora.over_seeds([run(0.6), run(0.8)])
+    assert numbers["tiers.leaf.mean"]["mean"] == pytest.approx(0.7)
+    assert numbers["tiers.leaf.mean"]["std"] == pytest.approx(0.2 / 2**0.5)
+    assert "unseen.after_5" not in numbers
+    assert hilora.over_seeds([run()])["ari"]["std"] is None
+
+
+def test_paths_do_not_reach_the_results() -> None:
+    given = ["federation.rounds=3", "backbone=/somewhere/of/mine", "backbone='~/vit'"]
+    assert tuning.public(given) == ["backbone=mine", "backbone=vit", "federation.rounds=3"]
+
+
+def test_equal_settings_share_a_run(tmp_path: Path) -> None:
+    data = tmp_path / "data.npz"
+    data.write_bytes(b"x")
+
+    def job(recipe: str, *settings: str) -> tuning.Job:
+        return tuning.Job(recipe, 0, settings, data, tmp_path)
+
+    one = job("tin32-sc-dir-50", "data.samples_per_client=250")
+    assert one.folder == job("tin32-sc-dir-250").folder
+    assert one.folder != job("tin32-sc-dir-50").folder
+    assert not one.done
+
+
+def test_a_block_that_is_unknown_stops_the_rendering() -> None:
+    with pytest.raises(SystemExit, match="no such block"):
+        render.rewritten("<!-- results: nothing -->\n<!-- /results: nothing -->", common.RESULTS)
