@@ -14,7 +14,7 @@ grow() {
 wait_for() { # until the saved state of the run shows $1
     until grep -qsE -- "$1" forest.run/state.json; do
         kill -0 "$run" || { echo "the run ended before it showed $1" >&2; exit 1; }
-        sleep 0.05
+        sleep 0.1
     done
 }
 
