@@ -111,3 +111,21 @@ def test_activations_equal_those_of_transformers() -> None:
         torch.testing.assert_close(
             function(x), activations.ACT2FN[name](x), atol=1e-5, rtol=1e-5, msg=name
         )
+
+
+def test_bfloat16_products_stay_close_to_float32_and_reach_the_pairs() -> None:
+    torch.manual_seed(3)
+    linear = torch.nn.Linear(24, 40).requires_grad_(False)
+    x = torch.randn(6, 24)
+    found = []
+    for matmul in (torch.float32, torch.bfloat16):
+        inputs = x.clone().requires_grad_()
+        pair = LoraPair(B=torch.ones(40, 2).requires_grad_(), A=torch.ones(2, 24).requires_grad_())
+        adaptation = Adaptation(branches={"m": [(pair, 0.5)]}, matmul=matmul)
+        y = adapted_linear(inputs, linear, "m", adaptation)
+        y.square().sum().backward()
+        assert y.dtype == torch.float32
+        found.append((y, inputs.grad, pair.A.grad, pair.B.grad))
+    for exact, fast in zip(*found, strict=True):
+        assert exact is not None and fast is not None
+        assert float((exact - fast).detach().norm() / exact.detach().norm()) < 1e-2

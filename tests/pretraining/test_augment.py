@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from silva.pretraining.augment import augment
+from silva.pretraining.augment import augment, cutmix
 
 
 def draw(seed: int, side: int = 8, crop: float = 0.35) -> torch.Tensor:
@@ -37,3 +37,22 @@ def test_flat_images_change_in_brightness_only() -> None:
     assert torch.allclose(views.amin(dim=(1, 2, 3)), views.amax(dim=(1, 2, 3)), atol=1e-5)
     assert views.min() >= 0.6 - 1e-5
     assert views.max() <= 1.4 + 1e-5
+
+
+def test_cutmix_mixes_targets_by_the_area_of_the_patch() -> None:
+    n, side = 24, 8
+    pixels = torch.arange(n).float()[:, None, None, None].expand(n, 3, side, side)
+    targets = torch.eye(n)
+    mixed, wanted = cutmix(pixels, targets, 1.0, torch.Generator().manual_seed(0))
+    for row in range(n):
+        values, counts = mixed[row, 0].unique(return_counts=True)
+        shares = torch.zeros(n)
+        shares[values.long()] = counts / side**2
+        torch.testing.assert_close(wanted[row], shares)
+    assert (wanted.max(dim=1).values < 1).sum() > n // 2
+
+
+def test_cutmix_leaves_all_other_images_alone() -> None:
+    pixels, targets = torch.randn(16, 3, 8, 8), torch.eye(16)
+    mixed, wanted = cutmix(pixels, targets, 0.0, torch.Generator().manual_seed(0))
+    assert torch.equal(mixed, pixels) and torch.equal(wanted, targets)

@@ -20,6 +20,8 @@ from silva.federation.orthogonality import Frozen, joint_basis, penalty, project
 from silva.models.layers import NO_ADAPTATION, Adaptation
 from silva.models.vit import ViT
 
+MATMUL = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class ClientData:
@@ -144,7 +146,9 @@ def train_client(model: ViT, data: ClientData, work: Work, local: LocalConfig) -
     work = work.to(device)
     state = _trainable(work, local)
     adaptation = Adaptation(
-        merged=work.merged, branches={n: ((p, work.scaling),) for n, p in state.pairs.items()}
+        merged=work.merged,
+        branches={n: ((p, work.scaling),) for n, p in state.pairs.items()},
+        matmul=MATMUL[local.matmul],
     )
     optimiser = torch.optim.AdamW(state.parameters)
     bases = [joint_basis(work.frozen)] if work.orthogonality == "hard" and work.frozen else []

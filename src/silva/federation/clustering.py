@@ -2,13 +2,14 @@
 
 The paper's rule is the eigengap of a normalised Laplacian with a median kernel. On real clients most
 distances are alike, the kernel is nearly constant and the eigengap finds too few clusters; the other
-rules read the same distances. Every rule may answer K = 1.
+rules read the same distances. Only `parallel_analysis` and the two eigengaps may answer K = 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,6 +138,58 @@ def _gap(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int) -> Outco
     return _cut(tree, best), _median_spectrum(distances)[0], scores
 
 
+def _parallel_analysis(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int) -> Outcome:
+    """Clusters show as eigenvalues that stand out of those of noise (Horn, 1965).
+
+    1 - d is an inner product of projectors (equation 8), so K separate clusters give K - 1 large
+    eigenvalues of the centred similarities. The last step down that is longer than noise makes one
+    decides; none means K = 1. Labels: Ward's tree in the space of those K - 1 eigenvectors.
+    """
+    n = len(distances)
+    ascending, vectors = np.linalg.eigh(_centred(1.0 - distances))
+    values: Matrix = ascending[::-1].astype(np.float64)
+    vectors = vectors[:, ::-1]
+    last = min(k_max, n // 2 + 1)
+    steps = _steps(values[: n - 1], last)
+    scores = [(k, float(steps[k - 2])) for k in range(2, last + 1)]
+    found = [k for k, step in scores if k >= k_min and step > _longest_noise_step(n, last)]
+    labels = np.zeros(n, dtype=np.int64)
+    if found:
+        axes = found[-1] - 1
+        places = vectors[:, :axes] * np.sqrt(np.maximum(values[:axes], 0.0))
+        labels = _cut(linkage(places, method="ward"), found[-1])
+    return labels, _median_spectrum(distances)[0], scores
+
+
+def _centred(similarity: Matrix) -> Matrix:
+    centre = np.eye(len(similarity)) - 1.0 / len(similarity)
+    centred: Matrix = centre @ similarity @ centre
+    return centred
+
+
+def _steps(values: Matrix, k_max: int) -> Matrix:
+    """Steps down between the first `k_max` descending eigenvalues, in units of the bulk's median.
+
+    The bulk is what follows the first third, where no step belongs to a cluster.
+    """
+    steps: Matrix = -np.diff(values)
+    bulk = float(np.median(steps[len(steps) // 3 :]))
+    return steps[: k_max - 1] / max(bulk, 1e-12)
+
+
+@lru_cache(maxsize=32)
+def _longest_noise_step(n: int, k_max: int) -> float:
+    """99th percentile of the longest step among n clients that differ by symmetric noise alone."""
+    rng, longest = np.random.default_rng(0), []
+    for _ in range(200 if n <= 200 else 40):
+        noise = rng.normal(size=(n, n))
+        values: Matrix = np.linalg.eigvalsh(_centred((noise + noise.T) / 2)).astype(np.float64)
+        # Centring leaves one eigenvalue zero, which is no part of the noise.
+        values = np.delete(values, np.abs(values).argmin())[::-1]
+        longest.append(_steps(values, k_max).max())
+    return float(np.percentile(longest, 99))
+
+
 def _fixed(distances: Matrix, k_min: int, k_max: int, k: int, seed: int) -> Outcome:
     """K is given: spectral clustering with the median kernel."""
     values, vectors = _median_spectrum(distances)
@@ -148,6 +201,7 @@ _RULES: dict[str, Callable[[Matrix, int, int, int, int], Outcome]] = {
     "local_scaling": _local_scaling,
     "silhouette": _silhouette,
     "gap": _gap,
+    "parallel_analysis": _parallel_analysis,
     "fixed": _fixed,
 }
 RULES = tuple(_RULES)

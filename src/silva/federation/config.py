@@ -30,6 +30,11 @@ class LocalConfig:
     head_lr: float = setting(2e-3, low=0.0, high=10.0, help="AdamW learning rate of the head")
     weight_decay: float = setting(0.0, low=0.0, high=10.0, help="AdamW weight decay, head only")
     clip: float = setting(1.0, low=0.0, high=1e6, help="largest gradient norm; 0 for no clipping")
+    matmul: str = setting(
+        "float32",
+        choices=("float32", "bfloat16"),
+        help="type in which training multiplies by frozen weights; everything else is float32",
+    )
     schedule: str = setting(
         "cosine", choices=("cosine", "constant"), help="learning rate over the rounds of a tier"
     )
@@ -63,16 +68,16 @@ class ClusteringConfig:
     """LoRA-Subspace Adaptive Clustering (section 1.5)."""
 
     feature: str = setting(
-        "B_ema", choices=("B_ema", "dB_ema"), help="EMA of normalised B (paper) or of its change"
+        "dB_ema", choices=("B_ema", "dB_ema"), help="EMA of normalised B (paper) or of its change"
     )
     rule: str = setting(
-        "gap",
-        choices=("eigengap", "local_scaling", "silhouette", "gap", "fixed"),
+        "parallel_analysis",
+        choices=("eigengap", "local_scaling", "silhouette", "gap", "parallel_analysis", "fixed"),
         help="how the number of clusters is chosen",
     )
     k: int = setting(0, low=0, high=100_000, help="number of clusters for the rule `fixed`")
     k_min: int = setting(2, low=1, high=100_000, help="fewest clusters the rules consider")
-    k_max: int = setting(10, low=1, high=100_000, help="most clusters the rules consider")
+    k_max: int = setting(20, low=1, high=100_000, help="most clusters the rules consider")
     ema: float = setting(0.9, low=0.0, high=1.0, help="lambda, weight of the past in the EMA")
     skip_rounds: int = setting(2, low=0, high=1000, help="first rounds that the EMA leaves out")
     min_size: int = setting(2, low=1, high=100_000, help="smaller clusters join the nearest one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,14 @@ class Adaptation:
     `merged` replaces a module's weight ([out, in], the base plus frozen tiers: the fast path);
     `branches` adds ``scaling * x A^T B^T`` for each pair beside it (trainable tiers, or every tier:
     the plain path). A module may have both, one or none.
+
+    `matmul` is the type in which frozen weights are multiplied: float32, or bfloat16 with sums and
+    results in float32, which is faster where the processor has such arithmetic.
     """
 
     merged: Mapping[str, Tensor] = field(default_factory=dict)
     branches: Mapping[str, Sequence[tuple[LoraPair, float]]] = field(default_factory=dict)
+    matmul: torch.dtype = torch.float32
 
     def to(self, device: torch.device) -> Adaptation:
         """The same with every tensor on `device`."""
@@ -32,6 +37,7 @@ class Adaptation:
                 n: [(LoraPair(p.B.to(device), p.A.to(device)), s) for p, s in pairs]
                 for n, pairs in self.branches.items()
             },
+            matmul=self.matmul,
         )
 
 
@@ -40,10 +46,29 @@ NO_ADAPTATION = Adaptation()
 
 def adapted_linear(x: Tensor, linear: nn.Linear, name: str, adaptation: Adaptation) -> Tensor:
     """``x W^T + b + sum_t s_t (x A_t^T) B_t^T`` for x [..., in]; HiLoRA section 1.1."""
-    y = F.linear(x, adaptation.merged.get(name, linear.weight), linear.bias)
+    weight = adaptation.merged.get(name, linear.weight)
+    if adaptation.matmul == torch.bfloat16:
+        y = _Bfloat16Linear.apply(x, weight, linear.bias)
+    else:
+        y = F.linear(x, weight, linear.bias)
     for pair, scaling in adaptation.branches.get(name, ()):
         y = y + F.linear(F.linear(x, pair.A), pair.B) * scaling
     return y
+
+
+class _Bfloat16Linear(torch.autograd.Function):
+    """``x W^T + b`` with a frozen W: both products, forward and back, in bfloat16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        y = F.linear(x.bfloat16(), weight.bfloat16()).float()
+        return y if bias is None else y + bias
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return (gradients[0].bfloat16() @ weight.bfloat16()).float(), None, None
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random crops, flips and brightness for a whole batch in one resampling."""
+"""Random crops, flips and brightness for a whole batch in one resampling; patches of others."""
 
 from __future__ import annotations
 
@@ -31,3 +31,24 @@ def augment(pixels: Tensor, side: int, smallest_crop: float, generator: torch.Ge
     crops = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
     contrast, brightness = uniform(0.8, 1.2), uniform(-0.2, 0.2)
     return crops * contrast[:, None, None, None] + brightness[:, None, None, None]
+
+
+def cutmix(
+    pixels: Tensor, targets: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Paste a patch of another image of the batch into a `share` of the images (arXiv 1905.04899).
+
+    pixels [n, channels, side, side], targets [n, classes] as probabilities: these are mixed by area.
+    The area of a patch is uniform in [0, 1] before it is cut off at the border.
+    """
+    n, side = len(pixels), pixels.shape[-1]
+    partner = torch.randperm(n, generator=generator)
+    half = torch.rand(n, generator=generator).sqrt() * (side / 2)
+    half = torch.where(torch.rand(n, generator=generator) < share, half, 0.0)
+    centre = torch.rand(2, n, generator=generator) * side
+    middles = torch.arange(side) + 0.5
+    inside_y, inside_x = ((middles - c[:, None]).abs() < half[:, None] for c in centre)
+    patch = inside_y[:, None, :, None] & inside_x[:, None, None, :]
+    area = patch.float().mean(dim=(1, 2, 3))[:, None]
+    mixed = torch.where(patch, pixels[partner], pixels)
+    return mixed, targets * (1 - area) + targets[partner] * area

@@ -16,6 +16,9 @@ class Stage:
     smallest_crop: float = setting(
         0.35, low=0.01, high=1.0, help="least share of the area that a random crop keeps"
     )
+    cutmix: float = setting(
+        0.0, low=0.0, high=1.0, help="share of the images that get a patch of another image"
+    )
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from silva.errors import ConfigError, DataError, RunError
 from silva.models.backbone import Backbone
 from silva.models.threads import one_thread_each
 from silva.models.vit import ViT, ViTConfig
-from silva.pretraining.augment import augment
+from silva.pretraining.augment import augment, cutmix
 from silva.pretraining.checkpoint import FILE, damaged, read_checkpoint, write_checkpoint
 from silva.pretraining.config import PretrainConfig
 from silva.pretraining.initialise import initialise, whiten_patches
@@ -115,14 +115,20 @@ class _Run:
             rows = order[n * config.batch_size : (n + 1) * config.batch_size]
             pixels = self.normalise(self.train.images[rows])
             pixels = augment(pixels, stage.side, stage.smallest_crop, generator)
-            loss = self._backward(pixels, self.train.labels[rows])
+            targets = self.train.labels[rows]
+            if stage.cutmix > 0:
+                wanted = F.one_hot(targets, self.head.out_features).float()
+                pixels, targets = cutmix(pixels, wanted, stage.cutmix, generator)
+            loss = self._backward(pixels, targets)
             for optimiser in self.optimisers.values():
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
             yield loss
 
-    def _backward(self, pixels: Tensor, labels: Tensor) -> float:
+    def _backward(self, pixels: Tensor, targets: Tensor) -> float:
         """Leave the gradient of the batch's mean loss in the parameters, and return that loss.
+
+        targets: class numbers [n], or probabilities [n, classes].
 
         Chunks run side by side, a thread each, and are summed in their order: the result does not
         depend on the number of threads.
@@ -133,10 +139,10 @@ class _Run:
             logits = self.head(self.backbone.features(part[0]))
             smoothing = self.config.label_smoothing
             loss = F.cross_entropy(logits, part[1], label_smoothing=smoothing, reduction="sum")
-            loss = loss / len(labels)
+            loss = loss / len(targets)
             return loss.detach(), torch.autograd.grad(loss, parameters)
 
-        parts = zip(pixels.split(CHUNK), labels.split(CHUNK), strict=True)
+        parts = zip(pixels.split(CHUNK), targets.split(CHUNK), strict=True)
         done = list(self.pool.map(chunk, parts))
         for parameter, *gradients in zip(parameters, *(g for _, g in done), strict=True):
             parameter.grad = torch.stack(gradients).sum(dim=0)
