@@ -88,7 +88,7 @@ def tune(config: TuneConfig, out: str | Path, on_progress: Watcher = _ignore) ->
         finally:
             if not there and not (run / "state.json").exists():
                 shutil.rmtree(run, ignore_errors=True)
-    return Forest.load(place)  # type: ignore[return-value]
+    return Forest.load(place)
 
 
 def resume(out: str | Path, on_progress: Watcher = _ignore) -> Forest:
@@ -96,7 +96,7 @@ def resume(out: str | Path, on_progress: Watcher = _ignore) -> Forest:
     place = _place(out)
     with _disk(place):
         tuning.resume(place, on_progress)
-    return Forest.load(place)  # type: ignore[return-value]
+    return Forest.load(place)
 
 
 def _place(out: str | Path) -> Path:

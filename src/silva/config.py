@@ -64,16 +64,19 @@ def read_toml(path: Path | str, max_bytes: int = MAX_TOML_BYTES) -> dict[str, An
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=path) from error
+        what = f"cannot be read: {error.strerror}"
+        raise ConfigError(what, where=path, remedy="check the file") from error
     if len(content) > max_bytes:
         raise ConfigError(f"larger than {max_bytes} bytes", where=path, remedy="shorten it")
     try:
         return tomllib.loads(content.decode())
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"line {line} is not UTF-8 text", where=path) from error
+        what = f"line {line} is not UTF-8 text"
+        raise ConfigError(what, where=path, remedy="store the file as UTF-8") from error
     except (ValueError, RecursionError) as error:  # bad TOML, a huge number, endless nesting
-        raise ConfigError(f"not valid TOML: {error}", where=path) from error
+        what = f"not valid TOML: {error}"
+        raise ConfigError(what, where=path, remedy="correct it there") from error
 
 
 def overlay(base: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

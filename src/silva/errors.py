@@ -6,9 +6,16 @@ not listed here are defects of silva.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class SilvaError(Exception):
-    """A mistake that the user can mend: `what` is wrong, at `where`, `remedy` says what to do."""
+    """A mistake that the user can mend: `what` is wrong, at `where`, `remedy` says what to do.
+
+    Where no remedy is given the `usual` one of the kind stands in the message.
+    """
+
+    usual: ClassVar[str] = ""
 
     def __init__(self, what: str, *, where: object = "", remedy: str = "") -> None:
         self.what, self.where, self.remedy = what, str(where), remedy
@@ -16,27 +23,38 @@ class SilvaError(Exception):
 
     def __str__(self) -> str:
         line = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{line}; {self.remedy}" if self.remedy else line
+        remedy = self.remedy or self.usual
+        return f"{line}; {remedy}" if remedy else line
 
 
 class ConfigError(SilvaError):
     """A setting is unknown, of the wrong type or out of range."""
 
+    usual = "correct this setting"
+
 
 class DataError(SilvaError):
     """A data set cannot be read, or is not what its format promises."""
+
+    usual = "check the data"
 
 
 class PartitionError(SilvaError):
     """The images cannot be dealt out to the clients as asked."""
 
+    usual = "choose other numbers or another partition"
+
 
 class ModelError(SilvaError):
     """A model directory is missing, incomplete or of another shape."""
 
+    usual = "give a ViT directory as transformers writes it, complete"
+
 
 class ForestError(SilvaError):
     """A forest is missing, damaged or does not fit the model or the data."""
+
+    usual = "restore it from a copy, or make it again"
 
 
 class UnknownClientError(ForestError):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
@@ -53,7 +53,7 @@ class Forest:
         adapter: Mapping[str, Any],
         class_names: tuple[str, ...],
         change: Change,
-    ) -> Forest:
+    ) -> Self:
         """Write a new forest as its version 1; it appears under `path` whole or not at all.
 
         adapter     {"rank", "alpha", "targets"} of every tier
@@ -88,7 +88,7 @@ class Forest:
         return cls.load(folder)
 
     @classmethod
-    def load(cls, path: Path | str) -> Forest:
+    def load(cls, path: Path | str) -> Self:
         """The live version of the forest in a folder; ForestError when there is none, or damage."""
         folder = Path(path)
         return cls(folder, Ledger(folder).current())
@@ -159,7 +159,7 @@ class Forest:
         store = self._ledger.store
         return codec.decode_probe(store.get(digest), store.folder / digest)
 
-    def commit(self, change: Change, *, parent: int | None = None) -> Forest:
+    def commit(self, change: Change, *, parent: int | None = None) -> Self:
         """Add a change to the live version and make the result live; returns it.
 
         The live version counts, not this one: others may have committed since. With `parent` the
@@ -187,15 +187,15 @@ class Forest:
                     growth.undo()
                 raise
             ledger.switch(grown)
-        return Forest(self.folder, grown)
+        return type(self)(self.folder, grown)
 
-    def remove(self, client: str) -> Forest:
+    def remove(self, client: str) -> Self:
         """Erase a client's own objects and every version that names it (`maintenance.remove`)."""
-        return Forest(self.folder, maintenance.remove(self.folder, client))
+        return type(self)(self.folder, maintenance.remove(self.folder, client))
 
-    def rollback(self, number: int) -> Forest:
+    def rollback(self, number: int) -> Self:
         """Make version `number` live again (`maintenance.rollback`)."""
-        return Forest(self.folder, maintenance.rollback(self.folder, number))
+        return type(self)(self.folder, maintenance.rollback(self.folder, number))
 
     def verify(self, *, sweep: bool = False) -> VerifyReport:
         """Read every object of every version (`maintenance.verify`)."""

@@ -28,7 +28,7 @@ def add(
 
     forest = Forest.load(folder)
     with Console(stderr=True).status("probing and routing"):
-        added = forest.add(  # type: ignore[attr-defined]
+        added = forest.add(
             client, data, split=split, labels=labels, leaf_epochs=leaf_epochs, backbone=backbone
         )
     if as_json:

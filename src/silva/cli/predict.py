@@ -35,7 +35,7 @@ def _predict(
             f"{unknown_client!r} is no choice", where="--unknown-client", remedy="error or root"
         )
     grown = Forest.load(forest)
-    answers = grown.predict(  # type: ignore[attr-defined]
+    answers = grown.predict(
         client, images, top=top, unknown_client=unknown_client, backbone=backbone
     )
     if as_json:
