@@ -57,6 +57,7 @@ class Run:
     pool: Executor | None = None
     lanes: int = 1
     base: dict[str, Tensor] = field(init=False)
+    _clock: tuple[str, float] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         names = self.model.module_names(self.config.adapter.targets)
@@ -179,14 +180,22 @@ class Run:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds spent inside to the record of `stage`."""
-        started = time.perf_counter()
+        """Add the seconds spent inside to the record of `stage`, up to every checkpoint."""
+        self._clock = (stage, time.perf_counter())
         try:
             yield
         finally:
-            spent = self.state.record.seconds
-            spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - started
+            self._record_seconds()
+            self._clock = None
+
+    def _record_seconds(self) -> None:
+        if self._clock is not None:
+            stage, since = self._clock
+            now, spent = time.perf_counter(), self.state.record.seconds
+            spent[stage] = spent.get(stage, 0.0) + now - since
+            self._clock = (stage, now)
 
     def save(self) -> None:
         """Checkpoint: whatever happens next, the run goes on from here."""
+        self._record_seconds()
         self.folder.save(self.state)

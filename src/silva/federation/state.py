@@ -5,11 +5,13 @@
     clients/<index>.<kind>-<n>.safetensors   per-client state (bases, leaves, local heads)
 
 A file is never changed once `state.json` names it. A new state writes new files first and replaces
-`state.json` last, so a kill at any moment leaves the previous state whole.
+`state.json` last, so a kill at any moment, or a full disk, leaves the previous state whole. Every
+file carries a checksum of its content.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from silva.adapters.tiers import Head, LoraPair
@@ -75,35 +77,41 @@ class RunFolder:
                 where=self.path,
                 remedy="go on with --resume, or remove the folder",
             ) from None
-        (self.path / "clients").mkdir()
-        write_json(self.path / "settings.json", settings)
+        except OSError as error:
+            raise _refused(error, self.path) from error
+        try:
+            (self.path / "clients").mkdir()
+            write_json(self.path / "settings.json", settings)
+        except OSError as error:
+            raise _refused(error, self.path) from error
 
     def save(self, state: RunState) -> None:
         """Write `state` as a whole; the previous state stays until the new one is complete."""
-        previous, self._written = self._written, self._written + 1
+        previous, number = self._written, self._written + 1
         tensors: dict[str, Tensor] = {}
         if state.root is not None:
             _pack(tensors, "root", state.root)
         for n, cluster in enumerate(state.clusters):
             _pack(tensors, f"cluster-{n}", cluster)
-        # Tiers may share a tensor (clusters start from one draw), which the format refuses.
-        save_file({k: v.clone() for k, v in tensors.items()}, self._tensors(self._written))
+        _write_tensors(self._tensors(number), tensors)
         groups = [t for t in (state.root, *state.clusters) if t is not None]
-        write_json(
-            self.path / "state.json",
-            {
-                "format": FORMAT,
-                "tensors": self._written,
-                "stage": state.stage,
-                "round": state.round,
-                "total_rounds": state.total_rounds,
-                "calm": [[g.calm_rounds, g.stopped] for g in groups],
-                "clusters": len(state.clusters),
-                "labels": state.labels,
-                "files": state.files,
-                "record": state.record.as_dict(),
-            },
-        )
+        content = {
+            "format": FORMAT,
+            "tensors": number,
+            "stage": state.stage,
+            "round": state.round,
+            "total_rounds": state.total_rounds,
+            "calm": [[g.calm_rounds, g.stopped] for g in groups],
+            "clusters": len(state.clusters),
+            "labels": state.labels,
+            "files": state.files,
+            "record": state.record.as_dict(),
+        }
+        try:
+            write_json(self.path / "state.json", {**content, "checksum": _checksum(content)})
+        except OSError as error:
+            raise _refused(error, self.path) from error
+        self._written = number
         self._tensors(previous).unlink(missing_ok=True)
         self._drop_stale(state)
 
@@ -112,7 +120,9 @@ class RunFolder:
         path = self.path / "state.json"
         try:
             data = json.loads(path.read_text())
-            tensors = load_file(self._tensors(int(data["tensors"])))
+            if data.pop("checksum") != _checksum(data):
+                raise ValueError("its checksum does not match")
+            tensors = _read_tensors(self._tensors(int(data["tensors"])))
             self._written = int(data["tensors"])
             state = RunState(
                 stage=data["stage"],
@@ -134,7 +144,14 @@ class RunFolder:
             raise RunError(
                 "no run to resume", where=self.path, remedy="start one without --resume"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            SafetensorError,
+        ) as error:
             raise RunError(
                 f"the saved state is damaged ({error})",
                 where=path,
@@ -147,8 +164,7 @@ class RunFolder:
     def put(self, state: RunState, kind: str, client: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a new file of one client; it counts once `save` has named it."""
         number = state.files.get(kind, {}).get(client, -1) + 1
-        own = {k: v.clone() for k, v in tensors.items()}
-        save_file(own, self._client_file(kind, client, number))
+        _write_tensors(self._client_file(kind, client, number), tensors)
         state.files.setdefault(kind, {})[client] = number
 
     def get(self, state: RunState, kind: str, client: str) -> dict[str, Tensor] | None:
@@ -158,8 +174,8 @@ class RunFolder:
             return None
         path = self._client_file(kind, client, number)
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
+            return _read_tensors(path)
+        except (OSError, ValueError, SafetensorError) as error:
             raise RunError(
                 f"a client's saved state is damaged ({error})",
                 where=path,
@@ -188,6 +204,49 @@ def write_json(path: Path, data: Any) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     scratch.replace(path)
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON content, the same before it is written and after it is read."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, sorted by name."""
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        state.update(f"\n{name} {list(tensors[name].shape)}\n".encode())
+        state.update(tensors[name].contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    # Tiers may share a tensor (clusters start from one draw), which the format refuses.
+    own = {name: tensor.clone() for name, tensor in tensors.items()}
+    try:
+        save_file(own, path, metadata={"sha256": _digest(own)})
+    except (OSError, SafetensorError) as error:
+        raise _refused(error, path) from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Inverse of `_write_tensors`; ValueError when the content is not what was written."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if (file.metadata() or {}).get("sha256") != _digest(tensors):
+            raise ValueError(f"{path.name}: its checksum does not match")
+    return tensors
+
+
+def _refused(error: Exception, where: Path) -> RunError:
+    """What a full disk or a folder without permission means to the user."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return RunError(
+        f"the run's state cannot be written ({reason})",
+        where=where,
+        remedy="free space or mend the permissions; go on with --resume where there is a run",
+    )
 
 
 def pack_pairs(pairs: Mapping[str, LoraPair]) -> dict[str, Tensor]:

@@ -67,26 +67,19 @@ def tune(
     config = replace(config, federation=with_rounds(config.federation))
     backbone = _load_backbone(config)
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
-    partition = make_partition(
-        dataset,
-        config.data.partition,
-        clients=config.data.clients,
-        unseen=config.data.unseen,
-        samples_per_client=config.data.samples_per_client,
-        test_per_client=config.data.test_per_client,
-        seed=config.seed,
-    )
+    partition = _deal(config, dataset)
     folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
     folder.create({"config": as_plain(config), "backbone": backbone.digest})
-    save_partition(partition, dataset, folder.path / "partition")
-    state = RunState()
-    folder.save(state)
+    state = _first_state(folder, partition, dataset)
     return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
 
 
 def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) -> Forest:
     """Go on with the run that was to grow `out`; ends with the same objects, digest for digest."""
     path = run_folder(out)
+    if path.is_dir() and not (path / "settings.json").exists() and (out / "current").exists():
+        shutil.rmtree(path)  # killed while it was tidying up
+        return Forest.load(out)
     settings = _settings(path)
     config = build(TuneConfig, settings["config"], str(path / "settings.json"))
     backbone = _load_backbone(config)
@@ -97,9 +90,10 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
             remedy="restore its weights, or start a new run",
         )
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
-    partition = load_partition(path / "partition", dataset)
+    begun = (path / "state.json").exists()
+    partition = load_partition(path / "partition", dataset) if begun else _deal(config, dataset)
     folder = RunFolder(path, [c.name for c in partition.clients])
-    state = folder.load()
+    state = folder.load() if begun else _first_state(folder, partition, dataset)
     return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
 
 
@@ -122,6 +116,27 @@ def with_rounds(config: FederationConfig) -> FederationConfig:
     }
     tiers = {tier: replace(getattr(config, tier), rounds=n) for tier, n in rounds.items()}
     return replace(config, rounds=sum(rounds.values()), **tiers)
+
+
+def _deal(config: TuneConfig, dataset: ImageDataset) -> Partition:
+    """The partition that the settings describe: equal settings give equal partitions."""
+    return make_partition(
+        dataset,
+        config.data.partition,
+        clients=config.data.clients,
+        unseen=config.data.unseen,
+        samples_per_client=config.data.samples_per_client,
+        test_per_client=config.data.test_per_client,
+        seed=config.seed,
+    )
+
+
+def _first_state(folder: RunFolder, partition: Partition, dataset: ImageDataset) -> RunState:
+    """Partition and first checkpoint on disk: from here on the run can be resumed mid-way."""
+    save_partition(partition, dataset, folder.path / "partition")
+    state = RunState()
+    folder.save(state)
+    return state
 
 
 def _finish(
@@ -158,6 +173,8 @@ def _finish(
         harvest(run, out, backbone, dataset.class_names)
     write_report(state.record, _facts(config, dataset), out / "report")
     save_partition(partition, dataset, out / "report")
+    # Without its settings a folder is no run: what a kill leaves of it is rubbish.
+    (folder.path / "settings.json").unlink()
     shutil.rmtree(folder.path)
     return Forest.load(out)
 

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score
+
+from silva.errors import RunError
+from silva.federation.clustering import RULES, group
+from silva.federation.config import ClusteringConfig
+
+PLAIN = ClusteringConfig(rule="fixed", k=2, k_min=2, k_max=8, min_size=1)
+FINDERS = sorted(set(RULES) - {"fixed"})
+"""The rules that choose K themselves."""
+
+
+def planted(
+    sizes: tuple[int, ...], within: float = 0.1, between: float = 0.6, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of clients in groups, a little uneven, and the true labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    base = np.where(labels[:, None] == labels[None, :], within, between)
+    noise = rng.uniform(0.9, 1.1, base.shape)
+    matrix = base * (noise + noise.T) / 2
+    np.fill_diagonal(matrix, 0.0)
+    return matrix, labels
+
+
+def canonical(labels: np.ndarray) -> bool:
+    """Labels count up from 0 in the order in which they first occur."""
+    seen = list(dict.fromkeys(labels.tolist()))
+    return seen == list(range(len(seen)))
+
+
+@pytest.mark.parametrize("rule", FINDERS)
+@pytest.mark.parametrize("sizes", [(5, 5, 5), (4, 7, 5, 4)])
+def test_clear_groups_are_found_without_K(rule: str, sizes: tuple[int, ...]) -> None:
+    matrix, truth = planted(sizes)
+    found = group(matrix, PLAIN, rule=rule)
+    assert found.k == len(sizes)
+    assert adjusted_rand_score(truth, found.labels) == 1.0
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_a_given_K_is_obeyed(k: int) -> None:
+    matrix, truth = planted((4,) * k)
+    found = group(matrix, replace(PLAIN, k=k))
+    assert found.k == k and adjusted_rand_score(truth, found.labels) == 1.0
+
+
+@pytest.mark.parametrize("k", [0, 7, 99])
+def test_a_K_that_cannot_be_is_an_error_with_the_range(k: int) -> None:
+    with pytest.raises(RunError, match="choose 1 to 6"):
+        group(planted((3, 3))[0], replace(PLAIN, k=k))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("clients", [0, 1, 2])
+def test_fewer_than_three_clients_are_one_cluster(rule: str, clients: int) -> None:
+    matrix = 1.0 - np.eye(clients)
+    found = group(matrix, replace(PLAIN, k=1), rule=rule)
+    assert found.labels.tolist() == [0] * clients and found.k <= 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_equal_distances_break_no_rule(rule: str, value: float) -> None:
+    matrix = value * (1.0 - np.eye(6))
+    found = group(matrix, PLAIN, rule=rule)
+    assert len(found.labels) == 6 and canonical(found.labels)
+    assert np.isfinite(found.eigenvalues).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_labels_do_not_depend_on_the_order_of_the_clients(rule: str) -> None:
+    matrix, _ = planted((4, 5, 6), seed=3)
+    order = np.random.default_rng(1).permutation(len(matrix))
+    config = replace(PLAIN, k=3)
+    straight = group(matrix, config, rule=rule).labels
+    shuffled = group(matrix[np.ix_(order, order)], config, rule=rule).labels
+    assert adjusted_rand_score(straight[order], shuffled) == 1.0
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=6)
+@given(seed=st.integers(0, 10_000), n=st.integers(3, 9))
+def test_any_distances_give_usable_labels(rule: str, seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    half = rng.uniform(0, 1, (n, n))
+    matrix = (half + half.T) / 2
+    np.fill_diagonal(matrix, 0.0)
+    before = matrix.copy()
+    config = replace(PLAIN, k=2, min_size=2)
+    found = group(matrix, config, rule=rule, seed=seed)
+    again = group(matrix, config, rule=rule, seed=seed)
+    assert found.labels.shape == (n,) and canonical(found.labels)
+    assert found.k == 1 or np.bincount(found.labels).min() >= 2
+    assert found.labels.tolist() == again.labels.tolist()
+    assert (matrix == before).all()
+
+
+@pytest.mark.parametrize("rule", FINDERS)
+def test_the_range_of_K_is_kept_and_every_candidate_is_on_record(rule: str) -> None:
+    matrix, _ = planted((3, 3, 3, 3))
+    found = group(matrix, replace(PLAIN, k_min=2, k_max=3), rule=rule)
+    assert found.k <= 3
+    assert {k for k, _ in found.scores} <= {1, 2, 3} and len(found.scores) >= 2
+    assert len(found.eigenvalues) == 12
+
+
+def test_the_spectrum_counts_the_clusters() -> None:
+    matrix, _ = planted((9, 9), within=0.1, between=1.0)
+    values = group(matrix, PLAIN, rule="local_scaling").eigenvalues
+    assert values.tolist() == sorted(values.tolist())
+    assert values[0] == pytest.approx(0, abs=1e-9)
+    assert values[1] < 0.5 * values[2]
+
+
+def test_a_cluster_that_is_too_small_joins_the_nearest() -> None:
+    matrix, _ = planted((4, 4, 1), between=0.9)
+    matrix[8, 4:8] = matrix[4:8, 8] = 0.5
+    alone = group(matrix, replace(PLAIN, k=3, min_size=1)).labels
+    assert np.bincount(alone).tolist() == [4, 4, 1]
+    joined = group(matrix, replace(PLAIN, k=3, min_size=2)).labels
+    assert joined.tolist() == [0] * 4 + [1] * 5
+
+
+def test_clusters_that_are_all_too_small_become_one() -> None:
+    matrix, _ = planted((2, 2, 2))
+    assert group(matrix, replace(PLAIN, k=3, min_size=7)).k == 1
