@@ -24,7 +24,10 @@ LIMIT_BYTES = 3 * 10**9
 
 def measure(job: Job, again: bool) -> Numbers:
     """Run a job from start to end; a run that was interrupted starts anew, since its peak counts."""
-    run_job(job, again or job.unfinished)
+    try:
+        run_job(job, again or job.unfinished)
+    except RuntimeError as error:
+        sys.exit(f"failed: {error}")
     numbers = collect(job)
     return {
         "peak_rss_bytes": numbers["peak_rss_bytes"],

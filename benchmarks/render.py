@@ -169,10 +169,10 @@ def clusters_case(name: str, case: Numbers) -> str:
             for side in ("within", "between")
         ]
         gaps.append((plain(feature), *cells))
-    title = f"**{name}**: {code(case['partition'])}, {seeds[0]['clients']} training clients in "
+    title = f"**{name}**: {code(case['partition'])}, {seeds[0]['clients']} training clients, "
     return "\n\n".join(
         (
-            f"{title}{seeds[0]['groups']} true groups, {seeds[0]['rounds']} root rounds",
+            f"{title}true groups: {seeds[0]['groups']}, root rounds: {seeds[0]['rounds']}",
             table(("feature", "rule", "", "K by seed", "ARI by seed"), rows),
             table(("feature", "mean distance within groups", "between groups"), gaps),
             provenance(case),

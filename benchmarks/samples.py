@@ -39,7 +39,7 @@ def draw(points: Numbers, path: Path, title: str) -> None:
     from matplotlib import pyplot as plt
 
     samples = sorted(map(int, points))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), sharex=True, layout="constrained")
     for axis, part in zip(axes, ("mean", "p10"), strict=True):
         for name, (label, colour, dashes) in LINES.items():
             key = name if name.startswith("unseen") else f"{name}.{part}"
@@ -60,7 +60,8 @@ def draw(points: Numbers, path: Path, title: str) -> None:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy, % of test images")
-    axes[0].legend(frameon=False, fontsize=8)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.suptitle(title)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, metadata={"Software": None})
