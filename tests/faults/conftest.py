@@ -1,0 +1,9 @@
+"""Let the tests of this folder share the tiny federation: importlib mode leaves the path alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "federation")]
