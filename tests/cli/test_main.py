@@ -66,7 +66,9 @@ def test_unknown_command_is_exit_code_2() -> None:
     assert RUNNER.invoke(make_app(), ["nonsense"]).exit_code == 2
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["tune", "--help"], ["forest", "export", "--help"]]
+)
 def test_the_command_line_imports_nothing_heavy(arguments: list[str]) -> None:
     script = f"""
 import sys

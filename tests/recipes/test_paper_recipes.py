@@ -26,6 +26,31 @@ DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
 CLASSES = {"airplane": 1, "zebra": 343, "aircraft_carrier": 0}
 HIDDEN, LAYERS, SIDE, PATCH = 24, 2, 32, 16
 CLIENTS = 6
+CONFIG = {
+    "architectures": ["ViTModel"],
+    "attention_probs_dropout_prob": 0.0,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "hidden_size": HIDDEN,
+    "image_size": SIDE,
+    "initializer_range": 0.02,
+    "intermediate_size": 4 * HIDDEN,
+    "layer_norm_eps": 1e-12,
+    "model_type": "vit",
+    "num_attention_heads": 3,
+    "num_channels": 3,
+    "num_hidden_layers": LAYERS,
+    "patch_size": PATCH,
+    "qkv_bias": True,
+}
+PREPROCESSOR = {
+    "do_normalize": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 2,
+    "size": SIDE,
+}
 
 
 def vit_in21k(folder: Path) -> Path:
@@ -59,35 +84,10 @@ def vit_in21k(folder: Path) -> Path:
         tensors |= {f"{name}.weight": draw(*shape), f"{name}.bias": draw(shape[0])}
     for name in [*norms, "layernorm"]:
         tensors |= {f"{name}.weight": torch.ones(HIDDEN), f"{name}.bias": torch.zeros(HIDDEN)}
-    config = {
-        "architectures": ["ViTModel"],
-        "attention_probs_dropout_prob": 0.0,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0,
-        "hidden_size": HIDDEN,
-        "image_size": SIDE,
-        "initializer_range": 0.02,
-        "intermediate_size": wide,
-        "layer_norm_eps": 1e-12,
-        "model_type": "vit",
-        "num_attention_heads": 3,
-        "num_channels": 3,
-        "num_hidden_layers": LAYERS,
-        "patch_size": PATCH,
-        "qkv_bias": True,
-    }
-    preprocessor = {
-        "do_normalize": True,
-        "do_resize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "resample": 2,
-        "size": SIDE,
-    }
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
     (folder / "pytorch_model.bin").write_bytes(b"not for silva")
     return folder
 
