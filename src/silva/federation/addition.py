@@ -88,8 +88,8 @@ def add_client(
     train, test = _images(forest, backbone, dataset)
     newcomer = _Newcomer(forest, backbone, client, train, test, config)
     scores, losses = _scores(newcomer)
-    cluster = forest.clusters[nearest(list(scores.values()))] if scores else None
     by_loss = forest.clusters[nearest([-x for x in losses.values()])] if losses else None
+    cluster = forest.clusters[nearest(list(scores.values()))] if scores else by_loss
     path = forest.path(cluster or "root")
     leaf = _leaf(newcomer, path, leaf_epochs) if leaf_epochs else None
     tiers = (*path.tiers, leaf) if leaf else path.tiers
@@ -151,7 +151,10 @@ def _images(
 
 
 def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
-    """Similarity of the probe to every cluster, and every cluster's loss as a cross-check."""
+    """Similarity of the probe to every cluster, and every cluster's loss as a cross-check.
+
+    No similarities where the probe ended in NaN: then the loss decides.
+    """
     forest, backbone = newcomer.forest, newcomer.backbone
     if not forest.clusters:
         return {}, {}
@@ -166,15 +169,15 @@ def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
         seed=derive(0, "probe", newcomer.name),
     )
     update = train_client(backbone.model, newcomer.train, work, newcomer.config.local)
-    factors = {n: p.B for n, p in update.pairs.items()}
-    scores = similarities(factors, [forest.signature(c) for c in forest.clusters])
-    losses = []
+    scores, losses = [], []
+    if update.finite():
+        factors = {n: p.B for n, p in update.pairs.items()}
+        scores = similarities(factors, [forest.signature(c) for c in forest.clusters])
     for cluster in forest.clusters:
         path = forest.path(cluster)
         losses.append(mean_loss(backbone.model, newcomer.train, newcomer.merged(path), path.head))
-    return dict(zip(forest.clusters, scores, strict=True)), dict(
-        zip(forest.clusters, losses, strict=True)
-    )
+    by_loss = dict(zip(forest.clusters, losses, strict=True))
+    return dict(zip(forest.clusters, scores, strict=True)) if scores else {}, by_loss
 
 
 def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> Tier:
@@ -196,6 +199,7 @@ def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> Tier:
             epochs=1,
             seed=derive(0, "leaf", newcomer.name, epoch),
             rate=rate(config.local.schedule, epoch, epochs) * config.leaf_rate,
+            train_head=config.head != "global",
             frozen=frozen,
             orthogonality=config.orthogonality.kind,
         )
