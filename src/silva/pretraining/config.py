@@ -16,6 +16,12 @@ class Stage:
     smallest_crop: float = setting(
         0.35, low=0.01, high=1.0, help="least share of the area that a random crop keeps"
     )
+    first_rate: float = setting(
+        1.0, low=0.0, high=1.0, help="share of the peak learning rates at the start of the stage"
+    )
+    last_rate: float = setting(
+        0.0, low=0.0, high=1.0, help="the share at its end; in between it changes linearly"
+    )
     cutmix: float = setting(
         0.0, low=0.0, high=1.0, help="share of the images that get a patch of another image"
     )
@@ -46,8 +52,17 @@ class PretrainConfig:
 
     def stage(self, epoch: int) -> Stage:
         """The stage that epoch number `epoch` (from 0) belongs to."""
-        for stage in self.stages:
-            if epoch < stage.epochs:
-                return stage
-            epoch -= stage.epochs
-        return self.stages[-1]
+        return self._place(epoch)[0]
+
+    def rate(self, epochs: float) -> float:
+        """Share of the peak learning rates after `epochs` epochs, whole or not."""
+        stage, inside = self._place(epochs)
+        return stage.first_rate + (stage.last_rate - stage.first_rate) * inside / stage.epochs
+
+    def _place(self, epochs: float) -> tuple[Stage, float]:
+        """The stage that runs after `epochs` epochs, and how many of them lie in it."""
+        for stage in self.stages[:-1]:
+            if epochs < stage.epochs:
+                return stage, epochs
+            epochs -= stage.epochs
+        return self.stages[-1], epochs

@@ -99,9 +99,9 @@ class _Run:
         return (images.float() / 255 - self._mean()) / self._std()
 
     def rate(self, step: int) -> float:
-        """Share of the peak learning rate: linear warm-up, then linear decay to zero."""
-        total = self.config.epochs * self.steps_per_epoch
-        return min((step + 1) / self.config.warmup_steps, 1.0) * (1 - step / total)
+        """Share of the peak learning rates: the stages' lines behind a linear warm-up."""
+        share = self.config.rate(step / self.steps_per_epoch)
+        return min((step + 1) / self.config.warmup_steps, 1.0) * share
 
     def epoch(self, number: int) -> Iterator[float]:
         """Train one epoch, yielding the loss of each step."""
