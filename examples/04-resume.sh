@@ -5,11 +5,16 @@ trap 'echo "$0: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 work=$(mktemp -d)
 trap 'kill -9 "${run:-}" 2>/dev/null || true; rm -rf "$work"' EXIT
 cd "$work"
-set -m # jobs of their own, which SIGINT reaches
+
+# A shell lets its background jobs ignore Ctrl-C; this makes one listen again.
+listen='import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])'
 
 grow() {
-    exec silva tune --data embedded --partition 'planted(2)' --clients 6 --samples-per-client 20 \
-        --test-per-client 20 --rounds 4 --set federation.unseen_epochs=2 --out "$1"
+    exec python -c "$listen" silva tune --data embedded --partition 'planted(2)' --clients 6 \
+        --samples-per-client 20 --test-per-client 20 --rounds 4 \
+        --set federation.unseen_epochs=2 --out "$1"
 }
 wait_for() { # until the saved state of the run shows $1
     until grep -qsE -- "$1" forest.run/state.json; do
