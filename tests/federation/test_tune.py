@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import save_backbone, save_data, settings
+
+from silva.adapters.forest import Forest
+from silva.data import histogram
+from silva.data.config import DataConfig
+from silva.errors import (
+    ConfigError,
+    DataError,
+    ForestError,
+    ModelError,
+    PartitionError,
+    RunError,
+    SilvaError,
+)
+from silva.federation import report
+from silva.federation import tune as module
+from silva.federation.config import FederationConfig, TierConfig
+from silva.federation.run import Progress
+from silva.federation.tune import TuneConfig, resume, run_folder, tune, with_rounds
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of a tiny run's time, and have tests of their own."""
+    monkeypatch.setattr(report, "render_plots", lambda record, facts: {})
+    monkeypatch.setattr(histogram, "draw_histogram", lambda *given: None)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    save_backbone(folder / "vit")
+    save_data(folder / "data.npz")
+    return folder
+
+
+@pytest.fixture
+def config(source: Path) -> TuneConfig:
+    data = DataConfig(
+        path=str(source / "data.npz"),
+        partition="patho_grouped(2)",
+        clients=6,
+        unseen=0.34,
+        samples_per_client=8,
+        test_per_client=4,
+    )
+    return TuneConfig(
+        backbone=str(source / "vit"),
+        threads=1,
+        data=data,
+        federation=settings(leaf__rounds=1, unseen_epochs=1, controls=("head_only",)),
+    )
+
+
+def interrupted(config: TuneConfig, out: Path, stage: str = "cluster") -> None:
+    def stop(progress: Progress) -> None:
+        if (progress.stage, progress.done) == (stage, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(config, out, stop)
+
+
+def test_one_call_grows_a_forest_with_its_report(config: TuneConfig, tmp_path: Path) -> None:
+    forest = tune(config, tmp_path / "forest")
+    assert forest.verify().sound and len(forest.clients) == 6
+    assert sum(forest.client(c).seen for c in forest.clients) == 4
+    written = {p.name for p in (tmp_path / "forest" / "report").iterdir()}
+    assert {"summary.json", "run.json", "partition.json", "metrics.parquet"} <= written
+    facts = json.loads((tmp_path / "forest" / "report" / "run.json").read_text())
+    assert facts["partition"] == "patho_grouped(2)" and facts["seed"] == 0
+    assert {"silva", "torch", "numpy", "python"} <= set(facts["versions"])
+    assert [p.name for p in tmp_path.iterdir()] == ["forest"]
+
+
+def test_equal_settings_give_equal_forests_and_another_seed_another(
+    config: TuneConfig, tmp_path: Path
+) -> None:
+    one, other, third = (
+        tune(c, tmp_path / name)
+        for name, c in (("a", config), ("b", config), ("c", replace(config, seed=1)))
+    )
+    assert one.manifest.checksum() == other.manifest.checksum()
+    assert one.manifest.root != third.manifest.root
+
+
+def test_an_interrupted_run_lies_beside_the_forest_and_is_resumed(
+    config: TuneConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "forest"
+    interrupted(config, out)
+    assert not out.exists() and run_folder(out).is_dir()
+    with pytest.raises(RunError, match="--resume"):
+        tune(config, out)
+    stages = []
+    forest = resume(out, lambda progress: stages.append(progress.stage))
+    assert stages[0] == "cluster" and "root" not in stages
+    assert forest.manifest.checksum() == tune(config, tmp_path / "b").manifest.checksum()
+    assert not run_folder(out).exists()
+
+
+def test_without_a_run_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no unfinished run"):
+        resume(tmp_path / "forest")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"config": {}}', "\0\1"])
+def test_damaged_settings_are_an_error_of_one_line(
+    config: TuneConfig, tmp_path: Path, content: str
+) -> None:
+    out = tmp_path / "forest"
+    run_folder(out).mkdir()
+    (run_folder(out) / "settings.json").write_text(content)
+    with pytest.raises(RunError, match=r"settings are damaged.*start again") as caught:
+        resume(out)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["state.json", "tensors", "partition.json"])
+def test_a_truncated_file_of_the_run_is_an_error_and_changes_nothing(
+    config: TuneConfig, tmp_path: Path, file: str
+) -> None:
+    out = tmp_path / "forest"
+    interrupted(config, out)
+    (path,) = [p for p in run_folder(out).rglob("*") if p.name.startswith(file)]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SilvaError) as caught:
+        resume(out)
+    assert path.name.partition("-")[0] in str(caught.value) or "state.json" in str(caught.value)
+    assert not out.exists()
+    path.write_bytes(whole)
+    assert resume(out).verify().sound
+
+
+def test_a_truncated_client_file_is_an_error_of_the_run(config: TuneConfig, tmp_path: Path) -> None:
+    out = tmp_path / "forest"
+    interrupted(config, out, stage="unseen")
+    leaf = next((run_folder(out) / "clients").glob("*.leaf-*"))
+    leaf.write_bytes(leaf.read_bytes()[:40])
+    with pytest.raises(RunError, match=r"damaged.*start again"):
+        resume(out)
+    assert not out.exists()
+
+
+def test_another_backbone_under_the_same_path_is_refused(
+    config: TuneConfig, tmp_path: Path
+) -> None:
+    own = replace(config, backbone=str(save_backbone(tmp_path / "vit")))
+    interrupted(own, tmp_path / "forest")
+    shutil.rmtree(tmp_path / "vit")
+    save_backbone(tmp_path / "vit", seed=1)
+    with pytest.raises(RunError, match="not the one the run started with"):
+        resume(tmp_path / "forest")
+
+
+def test_a_full_disk_ends_the_run_with_an_error_and_resume_goes_on(
+    config: TuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from silva.federation import state
+
+    out, real, writes = tmp_path / "forest", state.save_file, []
+
+    def fill_up(tensors, path, **rest) -> None:
+        writes.append(path)
+        if len(writes) > 12:
+            path.write_bytes(b"\0")
+            raise OSError(28, "No space left on device")
+        real(tensors, path, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "save_file", fill_up)
+        with pytest.raises(RunError, match="No space left on device"):
+            tune(config, out)
+    assert not out.exists()
+    assert resume(out).manifest.checksum() == tune(config, tmp_path / "b").manifest.checksum()
+
+
+def test_bad_input_is_refused_before_anything_is_written(
+    config: TuneConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "forest"
+    wrong = {
+        DataError: replace(config, data=replace(config.data, path=str(tmp_path / "none.npz"))),
+        ModelError: replace(config, backbone=str(tmp_path / "no-vit")),
+        PartitionError: replace(config, data=replace(config.data, clients=5000)),
+        ConfigError: replace(config, device="abacus"),
+    }
+    for kind, bad in wrong.items():
+        with pytest.raises(kind):
+            tune(bad, out)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_that_exists_is_refused_and_left_alone(config: TuneConfig, tmp_path: Path) -> None:
+    out = tmp_path / "forest"
+    out.mkdir()
+    (out / "diary.txt").write_text("mine")
+    with pytest.raises(ForestError, match="choose another --out"):
+        tune(config, out)
+    assert [p.name for p in tmp_path.rglob("*")] == ["forest", "diary.txt"]
+
+
+def test_an_empty_out_is_used(config: TuneConfig, tmp_path: Path) -> None:
+    (tmp_path / "forest").mkdir()
+    assert tune(config, tmp_path / "forest").verify().sound
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    config: TuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "forest"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_partition", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tune(config, out)
+    assert resume(out).manifest.checksum() == tune(config, tmp_path / "b").manifest.checksum()
+
+
+def test_what_a_kill_left_of_a_finished_run_is_removed(config: TuneConfig, tmp_path: Path) -> None:
+    out = tmp_path / "forest"
+    forest = tune(config, out)
+    (run_folder(out) / "clients").mkdir(parents=True)
+    assert resume(out).manifest.checksum() == forest.manifest.checksum()
+    assert not run_folder(out).exists() and Forest.load(out).verify().sound
+
+
+def test_rounds_are_shared_out_among_tiers_that_name_none() -> None:
+    shared = with_rounds(FederationConfig(rounds=10))
+    tiers = [getattr(shared, tier).rounds for tier in ("root", "cluster", "leaf")]
+    assert sum(tiers) == shared.rounds == 10 and min(tiers) >= 1
+    named = with_rounds(FederationConfig(rounds=10, root=TierConfig(rounds=7)))
+    assert named.root.rounds == 7 and named.cluster.rounds == tiers[1]
+    assert named.rounds == 7 + tiers[1] + tiers[2]
+    assert with_rounds(named) == named
+    least = with_rounds(FederationConfig(rounds=1))
+    assert [getattr(least, tier).rounds for tier in ("root", "cluster", "leaf")] == [1, 1, 1]
