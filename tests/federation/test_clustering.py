@@ -45,6 +45,17 @@ def test_clear_groups_are_found_without_K(rule: str, sizes: tuple[int, ...]) -> 
     assert adjusted_rand_score(truth, found.labels) == 1.0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_clients_that_differ_by_chance_alone_are_one_cluster(seed: int) -> None:
+    """Random subspaces: distances are all alike, as among clients of one kind."""
+    rng = np.random.default_rng(seed)
+    spans = np.linalg.qr(rng.normal(size=(4, 14, 40, 3)))[0]
+    shared = np.einsum("mipr,mjps->mijrs", spans, spans)
+    matrix = 1 - np.square(shared).sum(axis=(3, 4)).mean(axis=0) / 3
+    np.fill_diagonal(matrix, 0.0)
+    assert group(matrix, PLAIN, rule="parallel_analysis").k == 1
+
+
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_a_given_K_is_obeyed(k: int) -> None:
     matrix, truth = planted((4,) * k)
