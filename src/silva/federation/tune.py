@@ -8,6 +8,7 @@ the forest                   written whole at the end; then the run's folder is 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import torch
 from silva.adapters.forest import Forest
 from silva.config import as_plain, build, setting
 from silva.data.config import DataConfig
+from silva.data.embedded import NAMES
 from silva.data.nouns import ImageDataset, Partition
 from silva.data.open import open_dataset
 from silva.data.partition import load_partition, make_partition, save_partition
@@ -34,7 +36,7 @@ from silva.federation.run import Progress, Run
 from silva.federation.runtime.local import ClientImages, LocalRuntime
 from silva.federation.state import RunFolder, RunState
 from silva.models.backbone import Backbone
-from silva.models.registry import load_backbone
+from silva.models.registry import SHIPPED, load_backbone
 from silva.models.threads import one_thread_each
 
 SHARES = {"root": 0.3, "cluster": 0.4, "leaf": 0.3}
@@ -69,7 +71,7 @@ def tune(
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
     partition = _deal(config, dataset)
     folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
-    folder.create({"config": as_plain(config), "backbone": backbone.digest})
+    folder.create({"config": as_plain(_anywhere(config)), "backbone": backbone.digest})
     state = _first_state(folder, partition, dataset)
     return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
 
@@ -95,6 +97,17 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
     folder = RunFolder(path, [c.name for c in partition.clients])
     state = folder.load() if begun else _first_state(folder, partition, dataset)
     return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
+
+
+def _anywhere(config: TuneConfig) -> TuneConfig:
+    """`config` with absolute paths, so that a run can be resumed from another folder."""
+
+    def absolute(path: str, names: tuple[str, ...]) -> str:
+        path = path if path in names else os.path.expanduser(path)
+        return os.path.abspath(path) if path not in names and os.path.exists(path) else path
+
+    data = replace(config.data, path=absolute(config.data.path, NAMES))
+    return replace(config, backbone=absolute(config.backbone, SHIPPED), data=data)
 
 
 def run_folder(out: Path) -> Path:
