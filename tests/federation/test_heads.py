@@ -10,9 +10,11 @@ from silva.federation.client import ClientData
 from silva.federation.heads import (
     SHRINKAGE,
     ClassStatistics,
+    agree_on_head,
     class_statistics,
     discriminant_head,
     first_head,
+    statistics_bytes,
     zero_head,
 )
 
@@ -69,7 +71,8 @@ def test_statistics_are_those_of_the_base_models_features() -> None:
     exact = features.double()
     torch.testing.assert_close(sums.sum(dim=0), exact.sum(dim=0), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(gram, exact.T @ exact, atol=1e-4, rtol=1e-4)
-    assert found.bytes() == sum(t.nbytes for t in (found.counts, found.sums, found.gram))
+    sent = (found.counts, found.sums, found.gram)
+    assert statistics_bytes(4, features.shape[1]) == sum(t.nbytes for t in sent)
 
 
 def test_the_first_head_as_configured(tmp_path) -> None:
@@ -87,6 +90,16 @@ def test_the_first_head_as_configured(tmp_path) -> None:
     assert float(off) < 1e-2
     logits = run.model(data.pixels, (found.weight, found.bias))
     assert float((logits.argmax(dim=1) == data.labels).float().mean()) > 0.9
+
+
+@pytest.mark.parametrize(("init", "sent"), [("zeros", 0), ("discriminant", 4 * (4 + 64 + 256))])
+def test_what_the_first_head_costs_is_on_record(tmp_path, init: str, sent: int) -> None:
+    run = make_run(tmp_path / "run", settings(head_init=init))
+    head = agree_on_head(run, ["c-0", "c-1"])
+    (row,) = run.state.record.rounds
+    assert (row.stage, row.participants) == ("head", 2)
+    assert row.bytes_up == 2 * sent
+    assert row.bytes_down == 2 * (head.weight.nbytes + head.bias.nbytes)
 
 
 @pytest.mark.parametrize("classes", [1, 7])

@@ -1,4 +1,4 @@
-"""Subspaces spanned by LoRA factors: bases, principal angles, distances (HiLoRA section 1.5)."""
+"""Subspaces spanned by LoRA factors: bases, principal angles, distances (tuning.md, section 1.5)."""
 
 from __future__ import annotations
 

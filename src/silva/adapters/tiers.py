@@ -1,6 +1,6 @@
 """The parts of an adapter: a low-rank pair, a head, a tier of both, a path root -> cluster -> leaf.
 
-    W_i = W_0 + s (B_r A_r + B_c A_c + B_l A_l),   s = alpha / rank          (HiLoRA section 1.1)
+    W_i = W_0 + s (B_r A_r + B_c A_c + B_l A_l),   s = alpha / rank          (tuning.md, section 1.1)
 
 Everything here is plain data: `torch` tensors in frozen dataclasses.
 """

@@ -1,4 +1,4 @@
-"""Aggregation in product space: the mean of B_i A_i, cut back to rank r (HiLoRA section 1.4).
+"""Aggregation in product space: the mean of B_i A_i, cut back to rank r (docs/tuning.md, section 1.4).
 
 Averaging the factors apart would bring cross terms, since mean(B) mean(A) != mean(B A). The mean
 product has rank N r; its best rank-r approximation resets the pair to B = U, A = S V^T.

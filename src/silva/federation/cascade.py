@@ -10,7 +10,7 @@ from functools import partial
 
 from silva.federation.baselines import measure_controls
 from silva.federation.grouping import find_clusters
-from silva.federation.heads import first_head
+from silva.federation.heads import agree_on_head
 from silva.federation.leaves import grow_leaf, keep_leaf
 from silva.federation.newcomer import keep_newcomer, meet
 from silva.federation.orthogonality import Frozen
@@ -39,7 +39,7 @@ def grow_root(run: Run) -> None:
     state, rounds = run.state, run.config.root.rounds
     names = run.founders()
     if state.root is None:
-        state.root = TierState(run.fresh_pairs("root"), first_head(run, names))
+        state.root = TierState(run.fresh_pairs("root"), agree_on_head(run, names))
     while state.round < rounds and not state.root.stopped:
         state.root = federated_round(run, state.root, names, run.base, planned=rounds)
         _finish_round(run, rounds)

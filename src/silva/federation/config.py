@@ -9,7 +9,7 @@ from silva.config import setting
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The low-rank pairs; every tier has the same rank (HiLoRA section 1.1)."""
+    """The low-rank pairs; every tier has the same rank (docs/tuning.md, section 1.1)."""
 
     rank: int = setting(8, low=1, high=256, help="rank r of every tier's pairs")
     alpha: float = setting(16.0, low=0.0, high=4096.0, help="scaling s = alpha / rank")
@@ -48,6 +48,13 @@ class TierConfig:
     tau: float = setting(0.0, low=0.0, high=10.0, help="stop when the relative change falls below")
     patience: int = setting(3, low=1, high=1000, help="rounds below tau before the tier stops")
     min_rounds: int = setting(5, low=1, high=100_000, help="rounds before the stop rule may act")
+
+
+@dataclass(frozen=True)
+class LeafConfig:
+    """Local passes of the leaf tier, which has no stop rule: nothing is sent that could be saved."""
+
+    rounds: int = setting(0, low=0, high=100_000, help="local passes; 0: a share of all rounds")
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,6 @@ class FederationConfig:
     local: LocalConfig = field(default_factory=LocalConfig)
     root: TierConfig = field(default_factory=TierConfig)
     cluster: TierConfig = field(default_factory=TierConfig)
-    leaf: TierConfig = field(default_factory=TierConfig)
+    leaf: LeafConfig = field(default_factory=LeafConfig)
     orthogonality: OrthogonalityConfig = field(default_factory=OrthogonalityConfig)
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)

@@ -7,6 +7,7 @@ analysis would find on all data together (Hastie et al., Elements of Statistical
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from silva.adapters.tiers import Head
-from silva.federation.client import ClientData, features_of
+from silva.federation.client import ClientData, features_of, payload_bytes
+from silva.federation.record import Round
 from silva.federation.run import Run
 from silva.models.vit import ViT
 
@@ -33,10 +35,6 @@ class ClassStatistics:
     sums: Tensor
     gram: Tensor
 
-    def bytes(self) -> int:
-        """Size of what a client sends."""
-        return sum(t.numel() * t.element_size() for t in (self.counts, self.sums, self.gram))
-
 
 def class_statistics(model: ViT, data: ClientData, classes: int) -> ClassStatistics:
     """Statistics of the bare base model's features on one client's images."""
@@ -44,6 +42,11 @@ def class_statistics(model: ViT, data: ClientData, classes: int) -> ClassStatist
     sums = torch.zeros(classes, features.shape[1]).index_add_(0, data.labels, features)
     counts = torch.bincount(data.labels, minlength=classes).float()
     return ClassStatistics(counts, sums, features.T @ features)
+
+
+def statistics_bytes(classes: int, hidden: int) -> int:
+    """Size of what a client sends: float32 counts, sums and Gram matrix."""
+    return 4 * (classes + classes * hidden + hidden * hidden)
 
 
 def discriminant_head(statistics: Sequence[ClassStatistics]) -> Head:
@@ -71,8 +74,32 @@ def zero_head(classes: int, hidden: int) -> Head:
     return Head(weight=torch.zeros(classes, hidden), bias=torch.zeros(classes))
 
 
+def agree_on_head(run: Run, names: Sequence[str]) -> Head:
+    """The head that the root starts from; what clients send for it is a round of its own on record."""
+    started, head = time.perf_counter(), first_head(run, names)
+    sent = 0 if run.config.head_init == "zeros" else statistics_bytes(*head.weight.shape)
+    run.state.record.rounds.append(
+        Round(
+            stage="head",
+            cluster=-1,
+            round=0,
+            participants=len(names),
+            rejected=0,
+            dropped=0,
+            loss=0.0,
+            rho=0.0,
+            trunc_energy=0.0,
+            bytes_up=sent * len(names),
+            bytes_down=payload_bytes({}, head) * len(names),
+            seconds=time.perf_counter() - started,
+            seconds_compute=0.0,
+        )
+    )
+    return head
+
+
 def first_head(run: Run, names: Sequence[str]) -> Head:
-    """The starting head of a group of clients, as `head_init` says; records what is sent for it."""
+    """The starting head of a group of clients, as `head_init` says."""
     if run.config.head_init == "zeros":
         return zero_head(run.classes, run.model.config.hidden_size)
     return discriminant_head(

@@ -1,4 +1,4 @@
-"""Clients never seen in training: probe, route, and a short leaf (HiLoRA section 1.6)."""
+"""Clients never seen in training: probe, route, and a short leaf (docs/tuning.md, section 1.6)."""
 
 from __future__ import annotations
 

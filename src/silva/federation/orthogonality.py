@@ -1,4 +1,4 @@
-"""Keeping a tier's output directions apart from those of the tiers above (HiLoRA section 1.2)."""
+"""Keeping a tier's output directions apart from those of the tiers above (tuning.md, section 1.2)."""
 
 from __future__ import annotations
 

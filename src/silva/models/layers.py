@@ -45,7 +45,7 @@ NO_ADAPTATION = Adaptation()
 
 
 def adapted_linear(x: Tensor, linear: nn.Linear, name: str, adaptation: Adaptation) -> Tensor:
-    """``x W^T + b + sum_t s_t (x A_t^T) B_t^T`` for x [..., in]; HiLoRA section 1.1."""
+    """``x W^T + b + sum_t s_t (x A_t^T) B_t^T`` for x [..., in]; docs/tuning.md, section 1.1."""
     weight = adaptation.merged.get(name, linear.weight)
     if adaptation.matmul == torch.bfloat16:
         y = _Bfloat16Linear.apply(x, weight, linear.bias)
