@@ -6,7 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silva.adapters.subspace import align, basis, distances, fix_signs, mean_overlap, overlap, unit
+from silva.adapters.subspace import (
+    align,
+    basis,
+    direction_distances,
+    distances,
+    fix_signs,
+    mean_overlap,
+    overlap,
+    unit,
+)
 
 
 def draw(seed: int, p: int = 24, r: int = 3) -> torch.Tensor:
@@ -87,3 +96,13 @@ def test_modules_where_anyone_has_no_direction_are_left_out() -> None:
     assert distances(clients)[0, 1] < 1e-6
     nothing = [{"a": torch.zeros(24, 3)}] * 3
     assert np.array_equal(distances(nothing), 1 - np.eye(3))
+
+
+def test_direction_distances_see_signs_and_single_columns() -> None:
+    x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    turned = x[:, [1, 0, 2]]
+    found = direction_distances([{"m": x}, {"m": 2 * x}, {"m": -x}, {"m": turned}, {"m": 0 * x}])
+    assert found[0, 1] == pytest.approx(0.0, abs=1e-6)
+    assert found[0, 2] == pytest.approx(1.0, abs=1e-6)
+    assert 0.0 < found[0, 3] < 1.0 and found[0, 4] == pytest.approx(0.5)
+    assert (found == found.T).all() and not found.diagonal().any()

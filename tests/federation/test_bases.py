@@ -24,9 +24,18 @@ def test_later_rounds_are_averaged_and_normalised() -> None:
     first = updated_means(None, {"m": random_pair(1)}, start, 0.5)
     second = updated_means(first, {"m": random_pair(2)}, start, 0.5)
     only = updated_means(None, {"m": random_pair(2)}, start, 0.5)
-    for key, mean in second.items():
-        assert float(mean.norm()) == pytest.approx(1.0, abs=1e-5)
-        assert overlap(mean, first[key]) > overlap(only[key], first[key])
+    for key in ("B_ema/m", "dB_ema/m"):
+        assert float(second[key].norm()) == pytest.approx(1.0, abs=1e-5)
+        assert overlap(second[key], first[key]) > overlap(only[key], first[key])
+    direction = (first["dB_cos/m"] + only["dB_cos/m"]) / 2
+    torch.testing.assert_close(second["dB_cos/m"], direction)
+
+
+def test_the_direction_of_the_change_is_kept_for_value_projections() -> None:
+    names = ("layers.0.attention.q_proj", "layers.0.attention.v_proj")
+    trained = {name: random_pair(n) for n, name in enumerate(names)}
+    start = {name: random_pair(n + 5) for n, name in enumerate(names)}
+    assert set(of_feature(updated_means(None, trained, start, 0.9), "dB_cos")) == {names[1]}
 
 
 def test_the_past_alone_counts_at_decay_one_and_not_at_all_at_zero() -> None:

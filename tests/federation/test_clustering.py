@@ -143,3 +143,13 @@ def test_a_cluster_that_is_too_small_joins_the_nearest() -> None:
 def test_clusters_that_are_all_too_small_become_one() -> None:
     matrix, _ = planted((2, 2, 2))
     assert group(matrix, replace(PLAIN, k=3, min_size=7)).k == 1
+
+
+def test_clients_that_differ_by_degrees_are_one_cluster() -> None:
+    """Many clients evenly spread along one direction: a long step, but no gap between clients."""
+    rng = np.random.default_rng(0)
+    places = np.concatenate(
+        [rng.uniform(-1, 1, size=(24, 3)), 0.3 * rng.normal(size=(24, 60))], axis=1
+    )
+    matrix = np.square(places[:, None] - places[None]).sum(axis=2)
+    assert group(matrix / matrix.max(), PLAIN, rule="parallel_analysis").k == 1

@@ -61,6 +61,23 @@ def mean_overlap(x: Bases, y: Bases) -> float:
     return sum(overlap(x[n], y[n]) for n in shared) / len(shared) if shared else 0.0
 
 
+def direction_distances(features: Sequence[Bases]) -> NDArray[np.float64]:
+    """Pairwise d_ij = (1 - cos(X_i, X_j)) / 2, averaged over modules: [n, n], zero diagonal.
+
+    In [0, 1], 1/2 for unrelated factors and for one without a direction. Unlike `distances` it sees
+    signs and single columns: the factors must share a basis.
+    """
+    total = torch.zeros(len(features), len(features), dtype=torch.float64)
+    for name in features[0]:
+        rows = torch.stack([f[name].flatten().double() for f in features])
+        rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=NEGLIGIBLE)
+        total += rows @ rows.T
+    cosines = ((total + total.T) / 2 / max(len(features[0]), 1)).numpy()
+    result = np.clip((1.0 - cosines) / 2, 0.0, 1.0)
+    np.fill_diagonal(result, 0.0)
+    return result
+
+
 def distances(features: Sequence[Bases], *, backend: Backend = "auto") -> NDArray[np.float64]:
     """Pairwise d_ij = 1 - ||U_i^T U_j||_F^2 / r, averaged over modules: [n, n], zero diagonal.
 

@@ -2,20 +2,23 @@
 
     Bbar(t) = lambda Bbar(t-1) + (1 - lambda) Bhat(t),   Bhat = B_i / |B_i|  or  (B_i - B) / |B_i - B|
 
-Both features are kept, so that the report can compare them. Every Bhat is rotated onto the running
-mean first (Procrustes), since an SVD reset may turn the basis from one round to the next.
+All features are kept, so that the report can compare them. For the two that are subspaces every Bhat
+is rotated onto the running mean first (Procrustes), since an SVD reset may turn the basis from one
+round to the next. The third, dB_cos, is the direction of the change itself, column by column: clients
+start a round from the same B, so their columns correspond. It is kept for the value projections alone,
+where there are any: queries of clients with different classes hardly change apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 from silva.adapters.subspace import align, unit
 from silva.adapters.tiers import LoraPair
 
-FEATURES = ("B_ema", "dB_ema")
+FEATURES = ("B_ema", "dB_ema", "dB_cos")
 
 
 def updated_means(
@@ -37,7 +40,17 @@ def updated_means(
             if old is not None:
                 fresh = decay * old + (1 - decay) * align(fresh, old)
             means[key] = unit(fresh)
+    for name in directed(trained):
+        key, fresh = f"dB_cos/{name}", unit(trained[name].B - start[name].B)
+        old = None if before is None else before.get(key)
+        means[key] = fresh if old is None else decay * old + (1 - decay) * fresh
     return means
+
+
+def directed(names: Iterable[str]) -> list[str]:
+    """Modules whose direction of change counts: value projections, or all where there are none."""
+    every = list(names)
+    return [name for name in every if name.endswith("v_proj")] or every
 
 
 def of_feature(means: Mapping[str, Tensor], feature: str) -> dict[str, Tensor]:

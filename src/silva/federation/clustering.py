@@ -23,6 +23,9 @@ from silva.federation.config import ClusteringConfig
 
 Matrix = NDArray[np.float64]
 
+SEPARATE = 0.45
+"""Least silhouette of clusters; points spread evenly over as many axes stay below 0.4."""
+
 
 @dataclass(frozen=True)
 class Grouping:
@@ -143,7 +146,9 @@ def _parallel_analysis(distances: Matrix, k_min: int, k_max: int, _k: int, seed:
 
     1 - d is an inner product of projectors (equation 8), so K separate clusters give K - 1 large
     eigenvalues of the centred similarities. The last step down that is longer than noise makes one
-    decides; none means K = 1. Labels: Ward's tree in the space of those K - 1 eigenvectors.
+    decides. Labels: Ward's tree in the space of those K - 1 eigenvectors. Clients that differ by
+    degrees have long steps too but no clusters in that space: below a silhouette of `SEPARATE`, and
+    without a long step, K = 1.
     """
     n = len(distances)
     ascending, vectors = np.linalg.eigh(_centred(1.0 - distances))
@@ -156,8 +161,11 @@ def _parallel_analysis(distances: Matrix, k_min: int, k_max: int, _k: int, seed:
     labels = np.zeros(n, dtype=np.int64)
     if found:
         axes = found[-1] - 1
-        places = vectors[:, :axes] * np.sqrt(np.maximum(values[:axes], 0.0))
-        labels = _cut(linkage(places, method="ward"), found[-1])
+        signal = np.maximum(values[:axes] - np.median(values[axes : n - 1]), 0.0)
+        places = vectors[:, :axes] * np.sqrt(signal)
+        cut = _cut(linkage(places, method="ward"), found[-1])
+        if silhouette_score(places, cut) >= SEPARATE:
+            labels = cut
     return labels, _median_spectrum(distances)[0], scores
 
 

@@ -75,7 +75,10 @@ class ClusteringConfig:
     """LoRA-Subspace Adaptive Clustering (section 1.5)."""
 
     feature: str = setting(
-        "dB_ema", choices=("B_ema", "dB_ema"), help="EMA of normalised B (paper) or of its change"
+        "auto",
+        choices=("auto", "B_ema", "dB_ema", "dB_cos"),
+        help="EMA of normalised B (paper), of its change, of the change's direction; auto: of the "
+        "last two the one that shows more clusters",
     )
     rule: str = setting(
         "parallel_analysis",

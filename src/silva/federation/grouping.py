@@ -8,11 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from silva.adapters.subspace import distances
+from silva.adapters.subspace import direction_distances, distances
 from silva.federation.bases import FEATURES, of_feature, updated_means
 from silva.federation.clustering import RULES, group
 from silva.federation.record import Clustering
 from silva.federation.run import Run
+
+AUTO = ("dB_ema", "dB_cos")
+"""Features of which `auto` takes the one that shows more clusters, the first of equals."""
 
 
 def find_clusters(run: Run) -> tuple[dict[str, int], Clustering]:
@@ -21,23 +24,26 @@ def find_clusters(run: Run) -> tuple[dict[str, int], Clustering]:
     collect_missing_bases(run, names)
     config = run.config.clustering
     matrices = {feature: distance_matrix(run, names, feature) for feature in FEATURES}
-    chosen = group(matrices[config.feature], config, seed=run.seed)
+    candidates = AUTO if config.feature == "auto" else (config.feature,)
+    found = {f: group(matrices[f], config, seed=run.seed) for f in candidates}
+    feature = max(candidates, key=lambda f: found[f].k)
+    chosen = found[feature]
     truth = [c.group for c in run.partition.seen]
     known = truth if min(truth, default=-1) >= 0 else None
     record = Clustering(
         clients=names,
         labels=chosen.labels.tolist(),
-        distances=matrices[config.feature].tolist(),
+        distances=matrices[feature].tolist(),
         eigenvalues=chosen.eigenvalues.tolist(),
         k=chosen.k,
-        feature=config.feature,
+        feature=feature,
         rule=config.rule,
         scores=chosen.scores,
         true_groups=known,
         ari=agreement(known, chosen.labels),
         alternatives=[
-            _alternative(run, matrices[feature], feature, rule, known)
-            for feature in FEATURES
+            _alternative(run, matrices[name], name, rule, known)
+            for name in FEATURES
             for rule in RULES
             if rule != "fixed"
         ],
@@ -66,7 +72,8 @@ def distance_matrix(run: Run, names: Sequence[str], feature: str) -> NDArray[np.
     result = 1.0 - np.eye(len(names))
     if len(present) > 1:
         known = [of_feature(means[n] or {}, feature) for n in present]
-        result[np.ix_(present, present)] = distances(known)
+        measure = direction_distances if feature == "dB_cos" else distances
+        result[np.ix_(present, present)] = measure(known)
     return result
 
 
