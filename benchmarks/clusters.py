@@ -52,8 +52,8 @@ class Case:
 
 
 CASES = {
-    "planted-4": Case("embedded", "planted(4)", 20, 50, 20),
-    "planted-1": Case("embedded", "planted(1)", 20, 50, 20),
+    "planted-4": Case("embedded", "planted(4)", 20, 150, 27),
+    "planted-1": Case("embedded", "planted(1)", 20, 150, 27),
     "sc-dir-24x100": Case("tin32_fed100.npz", "sc_dir(2,3.0,groups=6)", 24, 100, 50),
     "pacs-40x50": Case("pacs64.npz", "domain_dir(0.6)", 40, 50, 50, 0.2),
     "pacs-20x250": Case("pacs64.npz", "domain_dir(0.6)", 20, 250, 50, 0.2),
@@ -207,17 +207,19 @@ def evaluate(job: Job) -> Numbers:
     """All that the kept distances of one job say: every feature under every rule."""
     from silva.federation.bases import FEATURES
     from silva.federation.clustering import RULES
+    from silva.federation.grouping import choose
 
     kept = np.load(job.cache)
     truth = kept["truth"].tolist()
     groups = len(set(truth))
     config = job.config().federation.clustering
     told = replace(config, k=groups)
+    decided, _ = choose({f: kept[f] for f in FEATURES}, config, job.seed)
     rows = []
     for feature in FEATURES:
         for rule in RULES:
             row = judge(kept[feature], told if rule == "fixed" else config, rule, truth, job.seed)
-            chosen = (feature, rule) == (config.feature, config.rule)
+            chosen = (feature, rule) == (decided, config.rule)
             name = TOLD if rule == "fixed" else rule
             rows.append({"feature": feature, "rule": name, "chosen": chosen, **row})
     chosen_row = next((row for row in rows if row["chosen"]), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from silva.adapters.subspace import direction_distances, distances
 from silva.federation.bases import FEATURES, of_feature, updated_means
-from silva.federation.clustering import RULES, group
+from silva.federation.clustering import RULES, Grouping, group
+from silva.federation.config import ClusteringConfig
 from silva.federation.record import Clustering
 from silva.federation.run import Run
 
@@ -24,10 +25,7 @@ def find_clusters(run: Run) -> tuple[dict[str, int], Clustering]:
     collect_missing_bases(run, names)
     config = run.config.clustering
     matrices = {feature: distance_matrix(run, names, feature) for feature in FEATURES}
-    candidates = AUTO if config.feature == "auto" else (config.feature,)
-    found = {f: group(matrices[f], config, seed=run.seed) for f in candidates}
-    feature = max(candidates, key=lambda f: found[f].k)
-    chosen = found[feature]
+    feature, chosen = choose(matrices, config, run.seed)
     truth = [c.group for c in run.partition.seen]
     known = truth if min(truth, default=-1) >= 0 else None
     record = Clustering(
@@ -49,6 +47,16 @@ def find_clusters(run: Run) -> tuple[dict[str, int], Clustering]:
         ],
     )
     return dict(zip(names, chosen.labels.tolist(), strict=True)), record
+
+
+def choose(
+    matrices: Mapping[str, NDArray[np.float64]], config: ClusteringConfig, seed: int
+) -> tuple[str, Grouping]:
+    """The feature that decides, as configured, and the grouping by its distances."""
+    candidates = AUTO if config.feature == "auto" else (config.feature,)
+    found = {feature: group(matrices[feature], config, seed=seed) for feature in candidates}
+    feature = max(candidates, key=lambda name: found[name].k)
+    return feature, found[feature]
 
 
 def collect_missing_bases(run: Run, names: Sequence[str]) -> None:
