@@ -203,3 +203,9 @@ def test_any_bytes_are_a_table_or_a_config_error(
         assert isinstance(read_toml(path), dict)
     except ConfigError as error:
         assert str(path) in str(error)
+
+
+def test_controls_may_be_none_and_come_back_as_none() -> None:
+    config = build(FederationConfig, {"controls": []})
+    assert config.controls == ()
+    assert build(FederationConfig, as_plain(config)) == config

@@ -35,13 +35,16 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
+    empty: bool = False,
 ) -> Any:
     """A dataclass field with its allowed range [low, high] or choices, and a line of help.
 
-    In a tuple they hold for every entry; a tuple with choices has at least one entry, none twice.
+    In a tuple they hold for every entry; a tuple with choices has no entry twice, and at least one
+    unless it may be `empty`.
     """
     return field(
-        default=default, metadata={"help": help, "low": low, "high": high, "choices": choices}
+        default=default,
+        metadata={"help": help, "low": low, "high": high, "choices": choices, "empty": empty},
     )
 
 
@@ -191,8 +194,9 @@ def _tuple(kind: Any, value: Any, rules: Mapping[str, Any], place: _Place) -> tu
         raise TypeError(f"{place}: silva.config knows tuples of one type only, not {kind}")
     entries = tuple(_value(inner, v, rules, place.at(str(i))) for i, v in enumerate(value))
     choices = rules.get("choices")
-    if choices and (not entries or len(set(entries)) < len(entries)):
-        wrong = "is empty" if not entries else f"{_shown(list(entries))} names one twice"
+    missing = not entries and not rules.get("empty")
+    if choices and (missing or len(set(entries)) < len(entries)):
+        wrong = "is empty" if missing else f"{_shown(list(entries))} names one twice"
         raise place.error(wrong, f"choose one or more of {', '.join(choices)}")
     return entries
 

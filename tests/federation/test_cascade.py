@@ -103,7 +103,7 @@ def test_the_leaf_stage_sends_nothing_and_the_tiers_above_send_their_pairs(whole
     for row in rows:
         sent = (row.bytes_up, row.bytes_down)
         assert sent == (0, 0) if row.stage == "leaf" else row.bytes_down > 0
-        assert row.stage == "leaf" or (row.bytes_up > 0) == (row.participants > 0)
+        assert row.stage == "leaf" or (row.bytes_up > 0) == (row.participants + row.rejected > 0)
 
 
 def test_partial_participation_and_lost_replies_are_on_record(whole: Run) -> None:

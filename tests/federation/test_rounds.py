@@ -81,7 +81,7 @@ def test_lost_replies_are_dropped_at_the_asked_rate(tmp_path: Path) -> None:
     names = [f"c-{n}" for n in range(300)]
     sent = [update(name) for name in names]
     accepted, arrived = receive(run, sent, names, -1)
-    assert arrived == len(accepted) and 0.5 * 300 < arrived < 0.7 * 300
+    assert arrived == accepted and 0.5 * 300 < len(arrived) < 0.7 * 300
     again, _ = receive(run, sent, names, -1)
     assert [u.client for u in again] == [u.client for u in accepted]
     run.state.round = 1
@@ -97,7 +97,7 @@ def test_broken_numbers_are_rejected_wherever_they_stand(tmp_path: Path, value: 
     head = Head(bad.head.weight, torch.full_like(bad.head.bias, value))
     worse = replace(update("c-2", seed=3), head=head)
     accepted, arrived = receive(run, [good, bad, worse], SEEN, -1)
-    assert [u.client for u in accepted] == ["c-0"] and arrived == 3
+    assert [u.client for u in accepted] == ["c-0"] and len(arrived) == 3
 
 
 def test_a_broken_update_leaves_no_trace_but_the_count(tmp_path: Path) -> None:
@@ -122,7 +122,8 @@ def test_a_round_without_a_usable_update_changes_nothing(tmp_path: Path, reply) 
     tier = start(run)
     assert one_round(run, tier) is tier
     row = run.state.record.rounds[-1]
-    assert row.participants == row.bytes_up == 0 and row.rejected + row.dropped == 6
+    assert row.participants == 0 and row.rejected + row.dropped == 6
+    assert (row.bytes_up > 0) == (row.rejected > 0)
     assert math.isnan(row.loss) and row.bytes_down > 0
     assert "ema" not in run.state.files
 

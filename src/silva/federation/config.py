@@ -120,6 +120,7 @@ class FederationConfig:
     controls: tuple[str, ...] = setting(
         ("head_only",),
         choices=("head_only", "local_pair", "local_lora"),
+        empty=True,
         help="methods without sharing to compare with, at equal local work",
     )
     aggregation: str = setting(

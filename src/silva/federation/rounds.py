@@ -63,12 +63,12 @@ def federated_round(
             cluster=cluster,
             round=state.total_rounds + 1,
             participants=len(accepted),
-            rejected=arrived - len(accepted),
-            dropped=len(chosen) - arrived,
+            rejected=len(arrived) - len(accepted),
+            dropped=len(chosen) - len(arrived),
             loss=sum(u.loss * u.images for u in accepted) / images if images else math.nan,
             rho=rho,
             trunc_energy=energy,
-            bytes_up=sum(u.bytes() for u in accepted),
+            bytes_up=sum(u.bytes() for u in arrived),
             bytes_down=len(chosen) * payload_bytes(tier.pairs, tier.head),
             seconds=time.perf_counter() - started,
             seconds_compute=sum(u.seconds_compute for u in accepted) / run.lanes,
@@ -89,12 +89,13 @@ def sample(run: Run, members: Sequence[str], cluster: int) -> list[str]:
 
 def receive(
     run: Run, updates: Iterable[Update], chosen: Sequence[str], cluster: int
-) -> tuple[list[Update], int]:
-    """Accepted updates and the number that arrived: lost replies and broken numbers are left out."""
+) -> tuple[list[Update], list[Update]]:
+    """Accepted updates and all that arrived: lost replies are in neither, broken numbers not in the
+    first."""
     lost = generator(run.seed, "dropout", run.state.stage, run.state.round, cluster)
     drops = {n for n in chosen if lost.random() < run.config.dropout}
     arrived = [u for u in updates if u.client not in drops]
-    return [u for u in arrived if u.finite()], len(arrived)
+    return [u for u in arrived if u.finite()], arrived
 
 
 def remember_bases(run: Run, updates: Sequence[Update], tier: TierState) -> None:
