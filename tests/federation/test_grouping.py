@@ -132,3 +132,12 @@ def test_no_usable_basis_at_all_is_no_obstacle(tmp_path: Path) -> None:
     grow_root(run)
     labels, record = find_clusters(run)
     assert set(labels) == set(SEEN) and np.isfinite(record.distances).all()
+
+
+def test_a_client_without_one_feature_is_as_far_from_all_by_it_as_can_be(run: Run) -> None:
+    means = run.folder.get(run.state, "ema", SEEN[0])
+    assert means is not None
+    early = {key: mean for key, mean in means.items() if key.startswith("dB_cos/")}
+    run.folder.put(run.state, "ema", SEEN[0], early)
+    assert (distance_matrix(run, SEEN, "dB_ema")[0, 1:] == 1.0).all()
+    assert (distance_matrix(run, SEEN, "dB_cos")[0, 1:] < 1.0).any()

@@ -26,13 +26,16 @@ def updated_means(
     trained: Mapping[str, LoraPair],
     start: Mapping[str, LoraPair],
     decay: float,
+    *,
+    subspaces: bool = True,
 ) -> dict[str, Tensor]:
     """New running means by key "<feature>/<module>", after one round of one client.
 
-    trained holds the client's factors before the server's reset, start the ones it was sent.
+    trained holds the client's factors before the server's reset, start the ones it was sent. Without
+    `subspaces` only the direction of the change goes on.
     """
     means: dict[str, Tensor] = {}
-    for name, pair in trained.items():
+    for name, pair in trained.items() if subspaces else ():
         factors = {"B_ema": pair.B, "dB_ema": pair.B - start[name].B}
         for feature, factor in factors.items():
             key, fresh = f"{feature}/{name}", unit(factor)

@@ -23,6 +23,9 @@ from silva.federation.config import ClusteringConfig
 
 Matrix = NDArray[np.float64]
 
+MARGIN = 1.15
+"""A step counts when it is this many times as long as noise makes one."""
+
 SEPARATE = 0.45
 """Least silhouette of clusters; points spread evenly over as many axes stay below 0.4."""
 
@@ -157,7 +160,8 @@ def _parallel_analysis(distances: Matrix, k_min: int, k_max: int, _k: int, seed:
     last = min(k_max, n // 2 + 1)
     steps = _steps(values[: n - 1], last)
     scores = [(k, float(steps[k - 2])) for k in range(2, last + 1)]
-    found = [k for k, step in scores if k >= k_min and step > _longest_noise_step(n, last)]
+    least = MARGIN * _longest_noise_step(n, last)
+    found = [k for k, step in scores if k >= k_min and step > least]
     labels = np.zeros(n, dtype=np.int64)
     if found:
         axes = found[-1] - 1

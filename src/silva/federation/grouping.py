@@ -75,13 +75,12 @@ def collect_missing_bases(run: Run, names: Sequence[str]) -> None:
 
 def distance_matrix(run: Run, names: Sequence[str], feature: str) -> NDArray[np.float64]:
     """Distances [n, n] between clients; one without a basis is as far from all as can be."""
-    means = [run.folder.get(run.state, "ema", name) for name in names]
-    present = [n for n, m in enumerate(means) if m]
+    means = [of_feature(run.folder.get(run.state, "ema", n) or {}, feature) for n in names]
+    present = [n for n, known in enumerate(means) if known]
     result = 1.0 - np.eye(len(names))
     if len(present) > 1:
-        known = [of_feature(means[n] or {}, feature) for n in present]
         measure = direction_distances if feature == "dB_cos" else distances
-        result[np.ix_(present, present)] = measure(known)
+        result[np.ix_(present, present)] = measure([means[n] for n in present])
     return result
 
 

@@ -99,14 +99,13 @@ def receive(
 
 
 def remember_bases(run: Run, updates: Sequence[Update], tier: TierState) -> None:
-    """Fold each client's factors into its running means (not in the first rounds: B is noise)."""
+    """Fold each client's factors into its running means; in the first rounds B spans noise."""
     config = run.config.clustering
     skipped = min(config.skip_rounds, max(run.config.root.rounds - 1, 0))
-    if run.state.round < skipped:
-        return
+    spans = run.state.round >= skipped
     for update in updates:
         before = run.folder.get(run.state, "ema", update.client)
-        means = updated_means(before, update.pairs, tier.pairs, config.ema)
+        means = updated_means(before, update.pairs, tier.pairs, config.ema, subspaces=spans)
         run.folder.put(run.state, "ema", update.client, means)
 
 
