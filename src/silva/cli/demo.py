@@ -16,13 +16,13 @@ SETTINGS: dict[str, Any] = {
         "clients": 20,
         "unseen": 0.2,
         "samples_per_client": 150,
-        "test_per_client": 100,
+        "test_per_client": 80,
     },
     "federation": {
-        "measure_every": 2,
-        "root": {"rounds": 8},
-        "cluster": {"rounds": 6},
-        "leaf": {"rounds": 4},
+        "measure_every": 3,
+        "root": {"rounds": 9},
+        "cluster": {"rounds": 4},
+        "leaf": {"rounds": 3},
     },
 }
 """Twenty clients with 150 pictures each; their camera styles are the groups to be found."""
