@@ -24,7 +24,7 @@ class Nothing:
         return 80
 
     def load(self, rows: Any, side: int) -> Any:
-        raise AssertionError("a partition decodes no image")
+        return np.zeros((len(rows), side, side, 3), dtype=np.uint8)
 
 
 LABELS = np.arange(80) % 4

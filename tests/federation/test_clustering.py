@@ -53,7 +53,7 @@ def test_clients_that_differ_by_chance_alone_are_one_cluster(seed: int) -> None:
     shared = np.einsum("mipr,mjps->mijrs", spans, spans)
     matrix = 1 - np.square(shared).sum(axis=(3, 4)).mean(axis=0) / 3
     np.fill_diagonal(matrix, 0.0)
-    assert group(matrix, PLAIN, rule="parallel_analysis").k == 1
+    assert group(matrix, PLAIN, rule="separation").k == 1
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -152,4 +152,4 @@ def test_clients_that_differ_by_degrees_are_one_cluster() -> None:
         [rng.uniform(-1, 1, size=(24, 3)), 0.3 * rng.normal(size=(24, 60))], axis=1
     )
     matrix = np.square(places[:, None] - places[None]).sum(axis=2)
-    assert group(matrix / matrix.max(), PLAIN, rule="parallel_analysis").k == 1
+    assert group(matrix / matrix.max(), PLAIN, rule="separation").k == 1

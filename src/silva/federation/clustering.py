@@ -2,7 +2,7 @@
 
 The paper's rule is the eigengap of a normalised Laplacian with a median kernel. On real clients most
 distances are alike, the kernel is nearly constant and the eigengap finds too few clusters; the other
-rules read the same distances. Only `parallel_analysis` and the two eigengaps may answer K = 1.
+rules read the same distances. Only `separation` and the two eigengaps may answer K = 1.
 """
 
 from __future__ import annotations
@@ -23,12 +23,6 @@ from silva.federation.config import ClusteringConfig
 
 Matrix = NDArray[np.float64]
 
-MARGIN = 1.15
-"""A step counts when it is this many times as long as noise makes one."""
-
-SEPARATE = 0.45
-"""Least silhouette of clusters; points spread evenly over as many axes stay below 0.4."""
-
 
 @dataclass(frozen=True)
 class Grouping:
@@ -41,6 +35,11 @@ class Grouping:
     @property
     def k(self) -> int:
         return len(set(self.labels.tolist()))
+
+    @property
+    def score(self) -> float:
+        """How well the rule speaks for these labels; 0 for one cluster, which needs no proof."""
+        return max((score for _, score in self.scores), default=0.0) if self.k > 1 else 0.0
 
 
 def group(
@@ -144,33 +143,29 @@ def _gap(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int) -> Outco
     return _cut(tree, best), _median_spectrum(distances)[0], scores
 
 
-def _parallel_analysis(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int) -> Outcome:
-    """Clusters show as eigenvalues that stand out of those of noise (Horn, 1965).
+def _separation(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int) -> Outcome:
+    """The K whose clusters are farther apart than points without clusters can be cut.
 
-    1 - d is an inner product of projectors (equation 8), so K separate clusters give K - 1 large
-    eigenvalues of the centred similarities. The last step down that is longer than noise makes one
-    decides. Labels: Ward's tree in the space of those K - 1 eigenvectors. Clients that differ by
-    degrees have long steps too but no clusters in that space: below a silhouette of `SEPARATE`, and
-    without a long step, K = 1.
+    1 - d is an inner product (equation 8), so K separate clusters span K - 1 principal axes of the
+    centred similarities. For each K, clients are cut by Ward's tree in the space of those axes; the
+    score says by how many standard deviations the silhouette of the cut exceeds that of random
+    points in as many axes (as the gap statistic compares, Tibshirani et al., 2001). No silhouette
+    above what one cut of random points in a hundred has means K = 1.
     """
     n = len(distances)
     ascending, vectors = np.linalg.eigh(_centred(1.0 - distances))
-    values: Matrix = ascending[::-1].astype(np.float64)
-    vectors = vectors[:, ::-1]
-    last = min(k_max, n // 2 + 1)
-    steps = _steps(values[: n - 1], last)
-    scores = [(k, float(steps[k - 2])) for k in range(2, last + 1)]
-    least = MARGIN * _longest_noise_step(n, last)
-    found = [k for k, step in scores if k >= k_min and step > least]
-    labels = np.zeros(n, dtype=np.int64)
-    if found:
-        axes = found[-1] - 1
-        signal = np.maximum(values[:axes] - np.median(values[axes : n - 1]), 0.0)
-        places = vectors[:, :axes] * np.sqrt(signal)
-        cut = _cut(linkage(places, method="ward"), found[-1])
-        if silhouette_score(places, cut) >= SEPARATE:
-            labels = cut
-    return labels, _median_spectrum(distances)[0], scores
+    values, vectors = ascending[::-1], vectors[:, ::-1]
+    scores, best = [], (0.0, np.zeros(n, dtype=np.int64))
+    for k in range(k_min, min(k_max, n // 2) + 1):
+        bulk = np.median(values[k - 1 : n - 1])
+        signal = np.sqrt(np.maximum(values[: k - 1] - bulk, 0.0))
+        labels, silhouette = _cut_apart(vectors[:, : k - 1] * signal, k)
+        chance = _chance(n, k)
+        score = (silhouette - chance.mean) / chance.deviation
+        scores.append((k, score))
+        if silhouette > chance.limit and score > best[0]:
+            best = (score, labels)
+    return best[1], _median_spectrum(distances)[0], scores
 
 
 def _centred(similarity: Matrix) -> Matrix:
@@ -179,27 +174,31 @@ def _centred(similarity: Matrix) -> Matrix:
     return centred
 
 
-def _steps(values: Matrix, k_max: int) -> Matrix:
-    """Steps down between the first `k_max` descending eigenvalues, in units of the bulk's median.
-
-    The bulk is what follows the first third, where no step belongs to a cluster.
-    """
-    steps: Matrix = -np.diff(values)
-    bulk = float(np.median(steps[len(steps) // 3 :]))
-    return steps[: k_max - 1] / max(bulk, 1e-12)
+def _cut_apart(places: Matrix, k: int) -> tuple[NDArray[np.int64], float]:
+    """Ward's tree over `places` [n, axes] cut into k, and the silhouette of the cut."""
+    labels = _cut(linkage(places, method="ward"), k)
+    if len(set(labels.tolist())) < 2:
+        return labels, -1.0
+    return labels, float(silhouette_score(places, labels))
 
 
-@lru_cache(maxsize=32)
-def _longest_noise_step(n: int, k_max: int) -> float:
-    """99th percentile of the longest step among n clients that differ by symmetric noise alone."""
-    rng, longest = np.random.default_rng(0), []
-    for _ in range(200 if n <= 200 else 40):
-        noise = rng.normal(size=(n, n))
-        values: Matrix = np.linalg.eigvalsh(_centred((noise + noise.T) / 2)).astype(np.float64)
-        # Centring leaves one eigenvalue zero, which is no part of the noise.
-        values = np.delete(values, np.abs(values).argmin())[::-1]
-        longest.append(_steps(values, k_max).max())
-    return float(np.percentile(longest, 99))
+@dataclass(frozen=True)
+class _Chance:
+    """Silhouettes of random points: mean, standard deviation, 99th percentile."""
+
+    mean: float
+    deviation: float
+    limit: float
+
+
+@lru_cache(maxsize=1024)
+def _chance(n: int, k: int) -> _Chance:
+    """What cuts of n normal points in k - 1 axes into k clusters reach."""
+    rng = np.random.default_rng(0)
+    draws = 100 if n <= 200 else 20
+    found = [_cut_apart(rng.normal(size=(n, k - 1)), k)[1] for _ in range(draws)]
+    deviation = max(float(np.std(found)), 1e-6)
+    return _Chance(float(np.mean(found)), deviation, float(np.percentile(found, 99)))
 
 
 def _fixed(distances: Matrix, k_min: int, k_max: int, k: int, seed: int) -> Outcome:
@@ -213,7 +212,7 @@ _RULES: dict[str, Callable[[Matrix, int, int, int, int], Outcome]] = {
     "local_scaling": _local_scaling,
     "silhouette": _silhouette,
     "gap": _gap,
-    "parallel_analysis": _parallel_analysis,
+    "separation": _separation,
     "fixed": _fixed,
 }
 RULES = tuple(_RULES)

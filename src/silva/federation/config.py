@@ -78,11 +78,11 @@ class ClusteringConfig:
         "auto",
         choices=("auto", "B_ema", "dB_ema", "dB_cos"),
         help="EMA of normalised B (paper), of its change, of the change's direction; auto: of the "
-        "last two the one that shows more clusters",
+        "last two the one whose clusters score best",
     )
     rule: str = setting(
-        "parallel_analysis",
-        choices=("eigengap", "local_scaling", "silhouette", "gap", "parallel_analysis", "fixed"),
+        "separation",
+        choices=("eigengap", "local_scaling", "silhouette", "gap", "separation", "fixed"),
         help="how the number of clusters is chosen",
     )
     k: int = setting(0, low=0, high=100_000, help="number of clusters for the rule `fixed`")

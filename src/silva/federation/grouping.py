@@ -16,7 +16,7 @@ from silva.federation.record import Clustering
 from silva.federation.run import Run
 
 AUTO = ("dB_ema", "dB_cos")
-"""Features of which `auto` takes the one that shows more clusters, the first of equals."""
+"""Features of which `auto` takes the one whose clusters score best by the rule, the first of equals."""
 
 
 def find_clusters(run: Run) -> tuple[dict[str, int], Clustering]:
@@ -55,7 +55,7 @@ def choose(
     """The feature that decides, as configured, and the grouping by its distances."""
     candidates = AUTO if config.feature == "auto" else (config.feature,)
     found = {feature: group(matrices[feature], config, seed=seed) for feature in candidates}
-    feature = max(candidates, key=lambda name: found[name].k)
+    feature = max(candidates, key=lambda name: found[name].score)
     return feature, found[feature]
 
 
