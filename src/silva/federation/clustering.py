@@ -38,7 +38,7 @@ class Grouping:
 
     @property
     def score(self) -> float:
-        """How well the rule speaks for these labels; 0 for one cluster, which needs no proof."""
+        """The best score that the rule gave to any K; 0 where it settled for one cluster."""
         return max((score for _, score in self.scores), default=0.0) if self.k > 1 else 0.0
 
 
