@@ -1,0 +1,1 @@
+"""Pure decisions of serving: no tensors, sockets, processes or clock of their own."""

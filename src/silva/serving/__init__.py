@@ -1,0 +1,1 @@
+"""Serving: prefill, decode and cache peers behind one OpenAI-compatible API."""
