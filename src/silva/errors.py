@@ -65,5 +65,11 @@ class RunError(SilvaError):
     """A tuning run cannot start, go on or be resumed."""
 
 
+class ServingError(SilvaError):
+    """The server cannot start, or a request cannot be served."""
+
+    usual = "see docs/serving.md"
+
+
 class MissingExtraError(SilvaError):
     """An optional library is needed; the remedy names the extra that brings it."""

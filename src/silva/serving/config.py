@@ -1,0 +1,63 @@
+"""Settings of `silva serve`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from silva.config import setting
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class PoolsConfig:
+    """How many peers of each role."""
+
+    prefill: int = setting(1, help="prefill peers", low=1, high=64)
+    decode: int = setting(1, help="decode peers", low=1, high=64)
+    cache: int = setting(1, help="cache peers; 0 for none", low=0, high=64)
+
+
+@dataclass(frozen=True)
+class KvConfig:
+    """Memory of keys and values."""
+
+    block_tokens: int = setting(16, help="tokens in a block", low=1, high=512)
+    peer_bytes: int = setting(GIB, help="bytes of blocks in one prefill or decode peer", low=1 << 20)
+    cache_ram_bytes: int = setting(GIB, help="RAM tier of one cache peer", low=1 << 20)
+    cache_disk_bytes: int = setting(4 * GIB, help="disk tier of one cache peer; 0: none", low=0)
+    cache_folder: str = setting("", help="where the disk tier lies; empty: the cache folder")
+    share_namespaces: bool = setting(False, help="let all API keys share cached blocks")
+    namespace_share: float = setting(
+        1.0, help="most of a cache tier that one API key may fill", low=0.01, high=1.0
+    )
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """What one step of a peer may hold."""
+
+    chunk_tokens: int = setting(256, help="prompt tokens computed in one step", low=1, high=65536)
+    most_running: int = setting(64, help="requests in one decode batch", low=1, high=4096)
+    tpot_target_s: float = setting(
+        0.0, help="seconds per output token that the batch must hold; 0: none", low=0.0, high=60.0
+    )
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Everything `silva serve` can be told, the HTTP side aside."""
+
+    pools: PoolsConfig = field(default_factory=PoolsConfig)
+    kv: KvConfig = field(default_factory=KvConfig)
+    step: StepConfig = field(default_factory=StepConfig)
+    colocated: bool = setting(False, help="one process for prefill and decode, no peers")
+    transfer: str = setting("shm", help="how blocks move", choices=("shm", "tcp"))
+    dtype: str = setting("float32", help="arithmetic", choices=("float32", "bfloat16"))
+    threads: int = setting(0, help="threads of a computing peer; 0: share the cores", low=0, high=256)
+    most_waiting: int = setting(512, help="requests that may wait", low=1, high=1_000_000)
+    grace_s: float = setting(30.0, help="seconds to finish what runs when stopping", low=0.0)
+    silence_s: float = setting(
+        5.0, help="seconds after which a silent peer is no longer counted on", low=0.5, high=600.0
+    )
+    auto_switch: bool = setting(False, help="move peers between roles when the traffic shifts")

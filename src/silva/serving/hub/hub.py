@@ -1,0 +1,346 @@
+"""The router: owns every request from arrival to its last token, and chooses who computes it.
+
+A request goes to the least loaded prefill and decode peer, wherever its blocks may lie (section 3).
+Decode reserves and prefill starts at once (section 4.6). When a peer is lost, or says that a
+hand-over was spoilt, the request starts again elsewhere with the tokens it has given out; since the
+draw for a position depends on seed and position alone, the client reads the same text.
+
+The hub runs on one event loop and touches no socket: `send` carries its messages away, and
+`receive`, `lost` and `tick` tell it what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass, replace
+
+from silva.control.request import Output, Request
+from silva.serving.backend import BusyError, UnavailableError
+from silva.serving.hub.flight import Flight
+from silva.serving.hub.peer import Peer
+from silva.serving.wire.messages import (
+    AnyMessage,
+    Cancel,
+    HandOver,
+    Hello,
+    Joined,
+    Member,
+    Members,
+    Message,
+    Prefill,
+    Prefilled,
+    Rejected,
+    Reserve,
+    Role,
+    Status,
+    Tokens,
+)
+
+log = logging.getLogger("silva.hub")
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """Limits of the hub."""
+
+    block_tokens: int = 16
+    most_waiting: int = 512
+    """Requests that wait for a peer; more are told to come back later."""
+    most_prefills: int = 4
+    """Requests that one prefill peer has at a time; the others keep their place in the queue."""
+    most_attempts: int = 50
+    suspect_after_s: float = 5.0
+
+
+class Hub:
+    """See the module. `clock` gives seconds that all processes of the machine share."""
+
+    def __init__(
+        self, settings: HubSettings, send: Callable[[str, Message], None], clock: Callable[[], float]
+    ) -> None:
+        self.settings, self._send, self._clock = settings, send, clock
+        self.peers: dict[str, Peer] = {}
+        self.flights: dict[str, Flight] = {}
+        self._queue: list[tuple[int, float, int, str]] = []
+        self._number = 0
+        self.counters = dict.fromkeys(
+            ("requests", "finished", "cancelled", "retries", "refused_late", "tokens"), 0
+        )
+
+    # Requests -------------------------------------------------------------------------------
+
+    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """The request's outputs as they come; leaving early cancels it and frees its blocks.
+
+        Raises BusyError when too many wait, UnavailableError when it fails for good.
+        """
+        waiting = sum(f.state == "queued" for f in self.flights.values())
+        if waiting >= self.settings.most_waiting:
+            raise BusyError(f"{waiting} requests wait already")
+        flight = Flight(replace(request, arrival_s=self._clock()))
+        flight.phases = replace(flight.phases, arrival_s=flight.request.arrival_s)
+        self.flights[request.id] = flight
+        self.counters["requests"] += 1
+        self._enqueue(flight)
+        self.dispatch()
+        try:
+            while True:
+                output = await flight.outputs.get()
+                if isinstance(output, Exception):
+                    raise output
+                yield output
+                if output.finish is not None:
+                    return
+        finally:
+            if flight.state != "done":
+                self.counters["cancelled"] += 1
+                self._leave(flight)
+                self.dispatch()
+
+    def _enqueue(self, flight: Flight) -> None:
+        self._number += 1
+        request = flight.request
+        heapq.heappush(
+            self._queue, (request.priority, request.arrival_s, self._number, request.id)
+        )
+
+    def dispatch(self) -> None:
+        """Give waiting requests to peers, in order, as long as there is room for the first."""
+        while self._queue:
+            flight = self.flights.get(self._queue[0][-1])
+            if flight is None or flight.state != "queued":
+                heapq.heappop(self._queue)
+                continue
+            if not self._assign(flight):
+                return
+            heapq.heappop(self._queue)
+
+    def _assign(self, flight: Flight) -> bool:
+        blocks = self._blocks(flight)
+        prefill = self._least_loaded("prefill", blocks)
+        decode = self._least_loaded("decode", blocks)
+        alone = flight.left <= 1
+        if prefill is None or (decode is None and not alone):
+            return False
+        flight.state, flight.prefill = "prefill", prefill.name
+        prefill.requests[flight.request.id] = blocks
+        if decode is not None and not alone:
+            flight.decode = decode.name
+            decode.requests[flight.request.id] = blocks
+            self._send(decode.name, Reserve(flight.request))
+        self._send(prefill.name, Prefill(flight.request))
+        return True
+
+    def _blocks(self, flight: Flight) -> int:
+        """Blocks of the prompt, of what was said, and of one step more."""
+        tokens = len(flight.request.prompt) + len(flight.request.emitted) + 1
+        return -(-tokens // self.settings.block_tokens)
+
+    def _least_loaded(self, role: Role, blocks: int) -> Peer | None:
+        able = [
+            peer
+            for peer in self.peers.values()
+            if peer.role == role
+            and peer.has_room(blocks)
+            and (role != "prefill" or len(peer.requests) < self.settings.most_prefills)
+        ]
+        return min(able, key=lambda p: (p.blocks_promised, p.name), default=None)
+
+    # What peers say -------------------------------------------------------------------------
+
+    def receive(self, name: str, message: AnyMessage) -> None:
+        """Act on a message of peer `name`."""
+        peer = self.peers.get(name)
+        if peer is None:
+            return
+        peer.heard_s = self._clock()
+        if peer.silent:
+            log.info("%s speaks again", name)
+            peer.silent = False
+            self._membership(peer)
+        match message:
+            case Hello():
+                self._welcome(peer, message)
+            case Status():
+                peer.load, peer.counters = message.load, message.counters
+            case Tokens():
+                for attempt, output in zip(message.attempts, message.outputs, strict=True):
+                    self._tokens(name, attempt, output)
+            case Prefilled():
+                self._prefilled(name, message)
+            case Joined():
+                self._joined(message)
+            case Rejected():
+                flight = self._flight(message.request, message.attempt)
+                if flight is not None:
+                    log.warning("%s on %s: %s", message.request, name, message.why)
+                    self._retry(flight)
+            case _:
+                log.error("%s sent a message that is not for the front", name)
+        self.dispatch()
+
+    def _welcome(self, peer: Peer, hello: Hello) -> None:
+        peer.pid, peer.address, peer.load = hello.pid, hello.address, hello.load
+        peer.state = "ready"
+        if peer.role != "cache":
+            self._send(peer.name, self._members())
+        self._membership(peer)
+
+    def _members(self) -> Members:
+        usable = (p for p in self.peers.values() if p.role == "cache" and p.usable)
+        return Members(tuple(Member(p.name, p.address) for p in usable))
+
+    def _membership(self, changed: Peer) -> None:
+        """Tell those who use the cache who shares its keys, if a cache peer came or went."""
+        if changed.role != "cache":
+            return
+        members = self._members()
+        for peer in self.peers.values():
+            if peer.role != "cache" and peer.state != "starting":
+                self._send(peer.name, members)
+
+    def _flight(self, request: str, attempt: int) -> Flight | None:
+        """The flight that a message is about, or None when it comes too late."""
+        flight = self.flights.get(request)
+        if flight is None or flight.request.attempt != attempt:
+            self.counters["refused_late"] += 1
+            return None
+        return flight
+
+    def _prefilled(self, name: str, message: Prefilled) -> None:
+        flight = self._flight(message.request, message.attempt)
+        if flight is None or flight.state != "prefill":
+            self._send(name, Cancel(message.request, message.attempt))
+            return
+        flight.cached_tokens = max(flight.cached_tokens, message.cached_tokens)
+        flight.note(prefill_start_s=message.started_s, prefill_done_s=message.done_s)
+        finish = message.finish or ("length" if flight.left <= 1 else None)
+        if finish is None:
+            flight.state = "handover"
+            self._send(
+                flight.decode,
+                HandOver(message.request, message.attempt, message.token, message.pieces),
+            )
+        else:
+            flight.note(finished_s=self._clock())
+        self.counters["tokens"] += 1
+        flight.say((message.token,), (message.logprob,) if message.logprob else (), finish)
+        if finish is not None:
+            self._leave(flight)
+
+    def _joined(self, message: Joined) -> None:
+        flight = self._flight(message.request, message.attempt)
+        if flight is None or flight.state != "handover":
+            return
+        flight.state = "decode"
+        flight.note(joined_s=self._clock())
+        self._release(flight, flight.prefill)
+        flight.prefill = ""
+
+    def _tokens(self, name: str, attempt: int, output: Output) -> None:
+        flight = self._flight(output.request, attempt)
+        if flight is None or flight.decode != name:
+            return
+        now = self._clock()
+        flight.note(first_decode_s=now)
+        if output.finish is not None:
+            flight.note(finished_s=now)
+        self.counters["tokens"] += len(output.tokens)
+        flight.say(output.tokens, output.logprobs, output.finish)
+        peer = self.peers.get(name)
+        if peer is not None and output.request in peer.requests:
+            peer.requests[output.request] = self._blocks(flight)
+        if output.finish is not None:
+            self._leave(flight, computing=False)
+
+    # Ends and losses ------------------------------------------------------------------------
+
+    def _leave(self, flight: Flight, computing: bool = True) -> None:
+        """Forget a request; peers that still hold something of it give it back."""
+        if flight.phases.finished_s is not None:
+            self.counters["finished"] += 1
+        self._release(flight, flight.prefill)
+        self._release(flight, flight.decode, tell=computing)
+        flight.state = "done"
+        del self.flights[flight.request.id]
+
+    def _release(self, flight: Flight, name: str, tell: bool = True) -> None:
+        peer = self.peers.get(name)
+        if peer is None or peer.requests.pop(flight.request.id, None) is None:
+            return
+        if tell:
+            self._send(name, Cancel(flight.request.id, flight.request.attempt))
+
+    def _retry(self, flight: Flight) -> None:
+        self.counters["retries"] += 1
+        self._release(flight, flight.prefill)
+        self._release(flight, flight.decode)
+        if flight.request.attempt + 1 >= self.settings.most_attempts:
+            error = UnavailableError(f"request {flight.request.id} failed too often")
+            flight.outputs.put_nowait(error)
+            return
+        flight.again()
+        self._enqueue(flight)
+
+    def expect(self, name: str, role: Role) -> None:
+        """A process of this name was started; it counts once it has said Hello."""
+        self.peers[name] = Peer(name, role, heard_s=self._clock())
+
+    def lost(self, name: str) -> None:
+        """The process has ended: what it had goes elsewhere."""
+        peer = self.peers.pop(name, None)
+        if peer is None:
+            return
+        self._abandon(peer)
+        self._membership(peer)
+        self.dispatch()
+
+    def _abandon(self, peer: Peer) -> None:
+        """Take every request away from a peer that may not answer any more."""
+        flights = [self.flights[r] for r in peer.requests if r in self.flights]
+        for flight in flights:
+            if self._needs(flight, peer):
+                self._retry(flight)
+            else:
+                self._release(flight, peer.name)
+        peer.requests.clear()
+
+    def _needs(self, flight: Flight, peer: Peer) -> bool:
+        """A prefill peer is needed until the blocks are read, a decode peer until the end."""
+        if peer.role == "prefill":
+            return flight.prefill == peer.name and flight.state in ("prefill", "handover")
+        return flight.decode == peer.name
+
+    def tick(self) -> None:
+        """Call twice a second: peers that have fallen silent are no longer counted on."""
+        now = self._clock()
+        for peer in self._silent(now):
+            log.warning("%s has been silent for %.1f s", peer.name, now - peer.heard_s)
+            peer.silent = True
+            self._abandon(peer)
+            self._membership(peer)
+        self.dispatch()
+
+    def _silent(self, now: float) -> Iterator[Peer]:
+        for peer in list(self.peers.values()):
+            counted = peer.state != "starting" and not peer.silent
+            if counted and now - peer.heard_s > self.settings.suspect_after_s:
+                yield peer
+
+    def drain(self, name: str) -> None:
+        """Give the peer nothing new."""
+        peer = self.peers[name]
+        peer.state = "draining"
+        self._membership(peer)
+
+    async def drained(self, name: str, within_s: float) -> None:
+        """Wait until the peer has no requests; after `within_s` those left go elsewhere."""
+        end = self._clock() + within_s
+        while (peer := self.peers.get(name)) is not None and peer.requests:
+            if self._clock() > end:
+                self._abandon(peer)
+                return
+            await asyncio.sleep(0.05)

@@ -1,0 +1,1 @@
+"""The processes that compute and remember: prefill, decode and cache peers."""

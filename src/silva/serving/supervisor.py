@@ -1,0 +1,125 @@
+"""Starts the processes of the peers, notices when one ends, and replaces it.
+
+Processes are forked from a server process that has imported torch and run nothing
+(multiprocessing's forkserver), so that a new peer is there in the time it takes to map the weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import secrets
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+
+from silva.serving.peers.start import PeerStart, run
+from silva.serving.wire.messages import Role
+
+log = logging.getLogger("silva.supervisor")
+
+PRELOAD = "silva.serving.peers.preload"
+
+MOST_DEATHS = 5
+WITHIN_S = 10.0
+"""A peer that dies more often than this in a row is not started again: it would die again."""
+
+
+@dataclass
+class _Child:
+    start: PeerStart
+    process: ForkServerProcess
+    wanted: bool = True
+    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_DEATHS))
+
+
+class Supervisor:
+    """All peer processes of one server, on one event loop.
+
+    `started(name, identity, role)` is called before a process starts, `ended(name, given_up)` after
+    it has ended; `given_up` says that it died too often and is not replaced.
+    """
+
+    def __init__(
+        self,
+        make_start: Callable[[str, Role, str], PeerStart],
+        started: Callable[[str, str, Role], None],
+        ended: Callable[[str, bool], None],
+    ) -> None:
+        self._make_start, self._started, self._ended = make_start, started, ended
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([PRELOAD])
+        self._children: dict[str, _Child] = {}
+        self._numbers: dict[Role, int] = {}
+
+    def add(self, role: Role) -> str:
+        """Start one more peer of a role; its name."""
+        number = self._numbers.get(role, 0) + 1
+        self._numbers[role] = number
+        name = f"{role}-{number}"
+        self._spawn(name, role, deque(maxlen=MOST_DEATHS))
+        return name
+
+    def _spawn(self, name: str, role: Role, deaths: deque[float]) -> None:
+        identity = f"{name}/{secrets.token_hex(8)}"
+        start = self._make_start(name, role, identity)
+        self._started(name, identity, role)
+        process = self._context.Process(target=run, args=(start,), name=name, daemon=True)
+        process.start()
+        self._children[name] = _Child(start, process, deaths=deaths)
+        asyncio.get_running_loop().add_reader(process.sentinel, self._over, name, process)
+
+    def _over(self, name: str, process: ForkServerProcess) -> None:
+        asyncio.get_running_loop().remove_reader(process.sentinel)
+        process.join()
+        child = self._children.pop(name)
+        code = process.exitcode
+        process.close()
+        if not child.wanted:
+            log.info("%s has left", name)
+            self._ended(name, False)
+            return
+        now = time.monotonic()
+        child.deaths.append(now)
+        often = len(child.deaths) == MOST_DEATHS and now - child.deaths[0] < WITHIN_S
+        log.warning("%s ended (%s)%s", name, _why(code), "" if not often else "; it died too often")
+        self._ended(name, often)
+        if not often:
+            self._spawn(name, child.start.role, child.deaths)
+
+    def let_go(self, name: str) -> None:
+        """When this peer ends, it is not to be replaced."""
+        self._children[name].wanted = False
+
+    def names(self, role: Role) -> list[str]:
+        """Peers of a role that are wanted, oldest first."""
+        wanted = (n for n, c in self._children.items() if c.wanted and c.start.role == role)
+        return sorted(wanted, key=lambda name: int(name.rsplit("-", 1)[1]))
+
+    def pid(self, name: str) -> int:
+        return self._children[name].process.pid or 0
+
+    async def stop(self, within_s: float) -> None:
+        """Wait for all to leave (they were told to); after `within_s` end them."""
+        for child in self._children.values():
+            child.wanted = False
+        end = time.monotonic() + within_s
+        while self._children and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        for child in self._children.values():
+            child.process.kill()
+        while self._children:
+            await asyncio.sleep(0.02)
+
+
+def _why(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            pass
+    return f"exit code {code}"
