@@ -146,42 +146,22 @@ def train(job: Job) -> None:
 def open_run(job: Job) -> Run:
     """A run at its beginning, or where its folder left it."""
     from silva.data.open import open_dataset
-    from silva.data.partition import make_partition
-    from silva.federation.run import Run
-    from silva.federation.runtime.local import ClientImages, LocalRuntime
+    from silva.federation.assembly import deal, make_run
     from silva.federation.state import RunFolder, RunState
     from silva.models.registry import load_backbone
 
     config = job.config()
     backbone = load_backbone(config.backbone)
     dataset = open_dataset(config.data.path)
-    partition = make_partition(
-        dataset,
-        config.data.partition,
-        clients=config.data.clients,
-        unseen=config.data.unseen,
-        samples_per_client=config.data.samples_per_client,
-        test_per_client=config.data.test_per_client,
-        seed=config.seed,
-    )
+    partition = deal(config.data, config.seed, dataset)
     folder = RunFolder(job.folder / "run", [c.name for c in partition.clients])
     if (folder.path / "state.json").is_file():
         state = folder.load()
     else:
         (folder.path / "clients").mkdir(parents=True, exist_ok=True)
         state = RunState()
-    clients = ClientImages(dataset, partition, backbone)
-    run = Run(
-        config=config.federation,
-        seed=config.seed,
-        model=backbone.model,
-        classes=len(dataset.class_names),
-        partition=partition,
-        clients=clients,
-        runtime=LocalRuntime(backbone, clients, config.federation.local),
-        folder=folder,
-        state=state,
-    )
+    federation, seed = config.federation, config.seed
+    run = make_run(federation, seed, backbone, dataset, partition, folder, state)
     run.on_progress = partial(keep_distances, run, job.folder)
     return run
 

@@ -34,9 +34,7 @@ def open_run(recipe: str, data: Path, settings: list[str], folder: Path) -> Run:
     """A run of `recipe` at its beginning, one lane, in a new folder."""
     from silva.config import build, overlay, read_toml
     from silva.data.open import open_dataset
-    from silva.data.partition import make_partition
-    from silva.federation.run import Run
-    from silva.federation.runtime.local import ClientImages, LocalRuntime
+    from silva.federation.assembly import deal, make_run
     from silva.federation.state import RunFolder, RunState
     from silva.federation.tune import TuneConfig, with_rounds
     from silva.models.registry import load_backbone
@@ -48,31 +46,12 @@ def open_run(recipe: str, data: Path, settings: list[str], folder: Path) -> Run:
     tree = overlay(read_toml(common.RECIPES / f"{recipe}.toml"), flags)
     config = build(TuneConfig, tree, recipe)
     backbone, dataset = load_backbone(config.backbone), open_dataset(config.data.path)
-    partition = make_partition(
-        dataset,
-        config.data.partition,
-        clients=config.data.clients,
-        unseen=config.data.unseen,
-        samples_per_client=config.data.samples_per_client,
-        test_per_client=config.data.test_per_client,
-        seed=config.seed,
-    )
+    partition = deal(config.data, config.seed, dataset)
     shutil.rmtree(folder, ignore_errors=True)
     store = RunFolder(folder, [c.name for c in partition.clients])
     store.create({})
-    clients = ClientImages(dataset, partition, backbone)
-    federation = with_rounds(config.federation)
-    return Run(
-        config=federation,
-        seed=config.seed,
-        model=backbone.model,
-        classes=len(dataset.class_names),
-        partition=partition,
-        clients=clients,
-        runtime=LocalRuntime(backbone, clients, federation.local),
-        folder=store,
-        state=RunState(),
-    )
+    federation, state = with_rounds(config.federation), RunState()
+    return make_run(federation, config.seed, backbone, dataset, partition, store, state)
 
 
 def grow(run: Run) -> None:

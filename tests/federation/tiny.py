@@ -18,11 +18,11 @@ from silva.adapters.tiers import Head, LoraPair
 from silva.config import build, overlay
 from silva.data.nouns import TEST, TRAIN, ClientRows, ImageDataset, Partition
 from silva.data.sources import ArraySource
+from silva.federation import assembly
 from silva.federation.client import ClientData, Update, Work
 from silva.federation.config import FederationConfig
 from silva.federation.run import Progress, Run
 from silva.federation.runtime.base import Runtime
-from silva.federation.runtime.local import ClientImages, LocalRuntime
 from silva.federation.state import RunFolder, RunState
 from silva.models.backbone import Backbone
 from silva.models.loader import save_vit
@@ -155,8 +155,6 @@ def make_run(
 ) -> Run:
     """A run that stands at its beginning in a new folder, or where `folder` left it."""
     config, parts, base = config or settings(), parts or partition(), backbone()
-    clients = ClientImages(dataset(), parts, base)
-    runtime: Runtime = LocalRuntime(base, clients, config.local)
     store = RunFolder(folder, [c.name for c in parts.clients])
     if resumed:
         state = store.load()
@@ -164,18 +162,12 @@ def make_run(
         store.create({})
         state = RunState()
         store.save(state)
-    return Run(
-        config=config,
-        seed=seed,
-        model=base.model,
-        classes=len(CLASSES),
-        partition=parts,
-        clients=clients,
-        runtime=Meddler(runtime, meddle) if meddle else runtime,
-        folder=store,
-        state=state,
-        on_progress=on_progress,
+    run = assembly.make_run(
+        config, seed, base, dataset(), parts, store, state, on_progress=on_progress
     )
+    if meddle:
+        run.runtime = Meddler(run.runtime, meddle)
+    return run
 
 
 def random_pair(seed: int, p: int = 12, q: int = 9, rank: int = 3) -> LoraPair:

@@ -24,16 +24,16 @@ from silva.data.config import DataConfig
 from silva.data.embedded import NAMES
 from silva.data.nouns import ImageDataset, Partition
 from silva.data.open import open_dataset
-from silva.data.partition import load_partition, make_partition, save_partition
+from silva.data.partition import load_partition, save_partition
 from silva.errors import ForestError, RunError
+from silva.federation.assembly import deal, make_run
 from silva.federation.cascade import grow
 from silva.federation.config import FederationConfig
 from silva.federation.device import usable_device
 from silva.federation.harvest import harvest
 from silva.federation.record import RunFacts
 from silva.federation.report import write_report
-from silva.federation.run import Progress, Run
-from silva.federation.runtime.local import ClientImages, LocalRuntime
+from silva.federation.run import Progress
 from silva.federation.state import RunFolder, RunState
 from silva.models.backbone import Backbone
 from silva.models.registry import SHIPPED, load_backbone
@@ -69,7 +69,7 @@ def tune(
     config = replace(config, federation=with_rounds(config.federation))
     backbone = _load_backbone(config)
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
-    partition = _deal(config, dataset)
+    partition = deal(config.data, config.seed, dataset)
     folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
     folder.create({"config": as_plain(_anywhere(config)), "backbone": backbone.digest})
     state = _first_state(folder, partition, dataset)
@@ -93,7 +93,11 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
         )
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
     begun = (path / "state.json").exists()
-    partition = load_partition(path / "partition", dataset) if begun else _deal(config, dataset)
+    partition = (
+        load_partition(path / "partition", dataset)
+        if begun
+        else deal(config.data, config.seed, dataset)
+    )
     folder = RunFolder(path, [c.name for c in partition.clients])
     state = folder.load() if begun else _first_state(folder, partition, dataset)
     return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
@@ -131,19 +135,6 @@ def with_rounds(config: FederationConfig) -> FederationConfig:
     return replace(config, rounds=sum(rounds.values()), **tiers)
 
 
-def _deal(config: TuneConfig, dataset: ImageDataset) -> Partition:
-    """The partition that the settings describe: equal settings give equal partitions."""
-    return make_partition(
-        dataset,
-        config.data.partition,
-        clients=config.data.clients,
-        unseen=config.data.unseen,
-        samples_per_client=config.data.samples_per_client,
-        test_per_client=config.data.test_per_client,
-        seed=config.seed,
-    )
-
-
 def _first_state(folder: RunFolder, partition: Partition, dataset: ImageDataset) -> RunState:
     """Partition and first checkpoint on disk: from here on the run can be resumed mid-way."""
     save_partition(partition, dataset, folder.path / "partition")
@@ -163,20 +154,17 @@ def _finish(
     on_progress: Callable[[Progress], None],
 ) -> Forest:
     """Grow what is left, write forest and report, and only then let go of the run's folder."""
-    clients = ClientImages(dataset, partition, backbone)
     # On an accelerator clients would only take turns.
     lanes = torch.get_num_threads() if usable_device(config.device).type == "cpu" else 1
     with one_thread_each(lanes) as pool:
-        run = Run(
-            config=config.federation,
-            seed=config.seed,
-            model=backbone.model,
-            classes=len(dataset.class_names),
-            partition=partition,
-            clients=clients,
-            runtime=LocalRuntime(backbone, clients, config.federation.local, pool),
-            folder=folder,
-            state=state,
+        run = make_run(
+            config.federation,
+            config.seed,
+            backbone,
+            dataset,
+            partition,
+            folder,
+            state,
             on_progress=on_progress,
             pool=pool,
             lanes=lanes,

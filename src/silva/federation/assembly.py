@@ -1,0 +1,63 @@
+"""A run put together from its parts: who owns which image, and all that `Run` needs at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from silva.data.config import DataConfig
+from silva.data.nouns import ImageDataset, Partition
+from silva.data.partition import make_partition
+from silva.federation.config import FederationConfig
+from silva.federation.run import Progress, Run
+from silva.federation.runtime.local import ClientImages, LocalRuntime
+from silva.federation.state import RunFolder, RunState
+from silva.models.backbone import Backbone
+
+
+def deal(config: DataConfig, seed: int, dataset: ImageDataset) -> Partition:
+    """The partition that the settings describe: equal settings give equal partitions."""
+    return make_partition(
+        dataset,
+        config.partition,
+        clients=config.clients,
+        unseen=config.unseen,
+        samples_per_client=config.samples_per_client,
+        test_per_client=config.test_per_client,
+        seed=seed,
+    )
+
+
+def make_run(
+    config: FederationConfig,
+    seed: int,
+    backbone: Backbone,
+    dataset: ImageDataset,
+    partition: Partition,
+    folder: RunFolder,
+    state: RunState,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    pool: Executor | None = None,
+    lanes: int = 1,
+) -> Run:
+    """A run with all clients in this process, standing where `state` says.
+
+    config names the rounds of every tier (`silva.federation.tune.with_rounds`). Clients work side by
+    side in the `lanes` threads of `pool`, or one after another without one.
+    """
+    clients = ClientImages(dataset, partition, backbone)
+    return Run(
+        config=config,
+        seed=seed,
+        model=backbone.model,
+        classes=len(dataset.class_names),
+        partition=partition,
+        clients=clients,
+        runtime=LocalRuntime(backbone, clients, config.local, pool),
+        folder=folder,
+        state=state,
+        on_progress=on_progress,
+        pool=pool,
+        lanes=lanes,
+    )
