@@ -59,7 +59,10 @@ class Hub:
     """See the module. `clock` gives seconds that all processes of the machine share."""
 
     def __init__(
-        self, settings: HubSettings, send: Callable[[str, Message], None], clock: Callable[[], float]
+        self,
+        settings: HubSettings,
+        send: Callable[[str, Message], None],
+        clock: Callable[[], float],
     ) -> None:
         self.settings, self._send, self._clock = settings, send, clock
         self.peers: dict[str, Peer] = {}
@@ -103,9 +106,7 @@ class Hub:
     def _enqueue(self, flight: Flight) -> None:
         self._number += 1
         request = flight.request
-        heapq.heappush(
-            self._queue, (request.priority, request.arrival_s, self._number, request.id)
-        )
+        heapq.heappush(self._queue, (request.priority, request.arrival_s, self._number, request.id))
 
     def dispatch(self) -> None:
         """Give waiting requests to peers, in order, as long as there is room for the first."""
@@ -342,5 +343,6 @@ class Hub:
         while (peer := self.peers.get(name)) is not None and peer.requests:
             if self._clock() > end:
                 self._abandon(peer)
+                self.dispatch()
                 return
             await asyncio.sleep(0.05)

@@ -20,7 +20,7 @@ class Peer:
     pid: int = 0
     state: PeerState = "starting"
     address: str = ""
-    load: Load = Load()
+    load: Load = field(default_factory=Load)
     counters: dict[str, float] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
     """Blocks that each request given to it may need by now."""

@@ -1,0 +1,225 @@
+"""The disaggregated server: hub, sockets and processes together, as the API's Backend."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+from silva.control.request import Output, Request
+from silva.serving.backend import (
+    ChangeRefusedError,
+    ModelCard,
+    Status,
+    UnavailableError,
+    UnknownPeerError,
+    UnservableError,
+)
+from silva.serving.config import ServeConfig
+from silva.serving.hub.hub import Hub, HubSettings
+from silva.serving.hub.peer import Peer
+from silva.serving.overview import overview
+from silva.serving.peers.start import PeerStart
+from silva.serving.supervisor import Supervisor
+from silva.serving.wire.messages import AnyMessage, Message, Role, Stop
+from silva.serving.wire.star import Centre, address
+
+log = logging.getLogger("silva.front")
+
+HUB = "hub"
+TICK_S = 0.5
+
+
+class Front:
+    """A Backend over peers in processes of their own: `open` it on the loop that uses it."""
+
+    def __init__(self, config: ServeConfig, model: Path, cards: Sequence[ModelCard]) -> None:
+        """`model`: a directory as `silva.models.library` resolves it."""
+        self.config, self._model, self._cards = config, model, tuple(cards)
+        self._by_name = {card.id: card for card in cards}
+        self._closing = False
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._token = secrets.token_bytes(32)
+        self._identities: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        settings = HubSettings(
+            block_tokens=config.kv.block_tokens,
+            most_waiting=config.most_waiting,
+            suspect_after_s=config.silence_s,
+        )
+        self.hub = Hub(settings, self._send, time.monotonic)
+        self._supervisor = Supervisor(self._start_of, self._started, self._ended)
+        self._chores: set[asyncio.Task[None]] = set()
+
+    # Life -----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Start the peers of the configuration; returns at once, `ready` says when they serve."""
+        # Everything of one run lies here: sockets only, since shared memory has no name.
+        self._folder = tempfile.TemporaryDirectory(prefix="silva-")
+        self._centre = Centre(address(Path(self._folder.name), HUB), self._receive)
+        for role in cast(tuple[Role, ...], get_args(Role)):
+            for _ in range(getattr(self.config.pools, role)):
+                self._supervisor.add(role)
+        self._chore(self._ticking())
+
+    async def close(self, grace_s: float) -> None:
+        """See Backend."""
+        self._closing = True
+        end = time.monotonic() + grace_s
+        while self.hub.flights and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        for name in self._identities:
+            self._send(name, Stop(drain=False))
+        await self._supervisor.stop(within_s=3.0)
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self._centre.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _chore(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    async def _ticking(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.hub.tick()
+
+    def _start_of(self, name: str, role: Role, identity: str) -> PeerStart:
+        assert self._folder is not None
+        return PeerStart(
+            name=name,
+            role=role,
+            identity=identity,
+            folder=Path(self._folder.name),
+            model=self._model,
+            config=self.config,
+            token=self._token,
+            threads=self.config.threads or threads_each(self.config),
+            log_level=logging.getLogger("silva").getEffectiveLevel(),
+        )
+
+    def _started(self, name: str, identity: str, role: Role) -> None:
+        self._identities[name], self._names[identity] = identity, name
+        self.hub.expect(name, role)
+
+    def _ended(self, name: str, given_up: bool) -> None:
+        self._names.pop(self._identities.pop(name), None)
+        self.hub.lost(name)
+        if given_up:
+            log.error("%s is not started again", name)
+
+    def _send(self, name: str, message: Message) -> None:
+        identity = self._identities.get(name)
+        if identity is not None:
+            self._centre.send(identity, message)
+
+    def _receive(self, identity: str, message: AnyMessage) -> None:
+        name = self._names.get(identity)
+        if name is not None:  # else the last words of a process that has been replaced
+            self.hub.receive(name, message)
+
+    # Backend --------------------------------------------------------------------------------
+
+    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """See Backend."""
+        if self._closing:
+            raise UnavailableError("the server is stopping")
+        if not self.ready():
+            raise UnavailableError("no prefill or no decode peer is ready")
+        self._check_size(request)
+        async with contextlib.aclosing(self.hub.generate(request)) as outputs:
+            async for output in outputs:
+                yield output
+
+    def _check_size(self, request: Request) -> None:
+        tokens = len(request.prompt) + request.sampling.max_tokens
+        blocks = -(-tokens // self.config.kv.block_tokens)
+        pools = [
+            p.load.blocks_total for p in self.hub.peers.values() if p.role != "cache" and p.usable
+        ]
+        if pools and blocks > min(pools):
+            raise UnservableError(
+                f"{tokens} tokens of prompt and answer take {blocks} blocks, a peer has {min(pools)}"
+            )
+
+    def models(self) -> Sequence[ModelCard]:
+        return self._cards
+
+    def model(self, name: str) -> ModelCard | None:
+        return self._by_name.get(name)
+
+    def ready(self) -> bool:
+        """Whether a peer of each computing role is there."""
+        usable = {p.role for p in self.hub.peers.values() if p.usable}
+        return not self._closing and {"prefill", "decode"} <= usable
+
+    def status(self) -> Status:
+        return overview(self.hub)
+
+    async def scale(self, roles: Mapping[str, int]) -> None:
+        """See Backend. Draining takes the youngest peers first."""
+        for name, count in roles.items():
+            role = _role(name)
+            if count < (0 if role == "cache" else 1) or count > 64:
+                raise ChangeRefusedError(f"{count} {role} peers", remedy="1 to 64 (cache: 0 to 64)")
+        for name, count in roles.items():
+            role = _role(name)
+            present = self._supervisor.names(role)
+            for _ in range(count - len(present)):
+                self._supervisor.add(role)
+            for extra in present[count:]:
+                self._retire(extra)
+
+    async def drain(self, peer: str) -> None:
+        """See Backend."""
+        role = self._known(peer).role
+        if role != "cache" and self._supervisor.names(role) == [peer]:
+            raise ChangeRefusedError(f"{peer} is the last {role} peer", remedy="add another first")
+        self._retire(peer)
+
+    async def switch(self, peer: str, role: str) -> None:
+        """See Backend. Another process takes the new role: the weights are mapped already."""
+        new = _role(role)
+        if self._known(peer).role == new:
+            raise ChangeRefusedError(f"{peer} is a {role} peer already")
+        await self.drain(peer)
+        self._supervisor.add(new)
+
+    def _known(self, peer: str) -> Peer:
+        known = self.hub.peers.get(peer)
+        if known is None or peer not in self._identities:
+            raise UnknownPeerError(f"no peer {peer[:64]!r}")
+        return known
+
+    def _retire(self, name: str) -> None:
+        self._supervisor.let_go(name)
+        self.hub.drain(name)
+        self._chore(self._stop_when_drained(name))
+
+    async def _stop_when_drained(self, name: str) -> None:
+        await self.hub.drained(name, within_s=self.config.grace_s)
+        self._send(name, Stop(drain=True))
+
+
+def _role(name: str) -> Role:
+    if name not in get_args(Role):
+        raise UnknownPeerError(f"no role {name[:64]!r}", remedy="prefill, decode or cache")
+    return cast(Role, name)
+
+
+def threads_each(config: ServeConfig) -> int:
+    """Threads of one computing peer when all of them share the machine's cores."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // (config.pools.prefill + config.pools.decode))
