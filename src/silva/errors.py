@@ -48,7 +48,7 @@ class PartitionError(SilvaError):
 class ModelError(SilvaError):
     """A model directory is missing, incomplete or of another shape."""
 
-    usual = "give a ViT directory as transformers writes it, complete"
+    usual = "give a model directory as transformers writes it, complete"
 
 
 class ForestError(SilvaError):

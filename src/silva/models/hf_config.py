@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from silva.errors import ModelError
+from silva.models.fields import is_number, read_json, refused, short
 from silva.models.layers import ACTIVATIONS
 from silva.models.vit import ViTConfig
-
-LARGEST_JSON_BYTES = 16 << 20
-"""Room for the labels of ImageNet-21k ten times over."""
 
 LARGEST_CLASSES = 1_000_000
 
@@ -54,72 +50,34 @@ class Pixels:
     side: int | None = None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """One JSON object from a file of bounded size. Raises ModelError naming the file."""
-    try:
-        with path.open("rb") as opened:
-            content = opened.read(LARGEST_JSON_BYTES + 1)
-        if len(content) > LARGEST_JSON_BYTES:
-            raise ModelError(f"more than {LARGEST_JSON_BYTES >> 20} MiB of JSON", where=path)
-        value = json.loads(content)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"cannot be read as JSON ({_first_line(error)})",
-            where=path,
-            remedy="fetch the model directory again",
-        ) from None
-    if not isinstance(value, dict):
-        raise ModelError("is not a JSON object", where=path)
-    return value
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0][:200] or type(error).__name__
-
-
 def vit_config(raw: dict[str, Any], where: Path) -> ViTConfig:
     """Shape of the model that `config.json` describes. Raises ModelError naming the field."""
     if raw.get("model_type") != "vit":
         raise ModelError(
-            f"model_type is {_short(raw.get('model_type'))}",
+            f"model_type is {short(raw.get('model_type'))}",
             where=where,
             remedy="silva reads Hugging Face ViTModel and ViTForImageClassification directories",
         )
     sizes = {name: _size(raw, name, where) for name in _HIGHEST}
     hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     if hidden % heads or raw.get("head_dim") not in (None, hidden // heads):
-        raise _refused("num_attention_heads", f"{heads} heads do not share {hidden} evenly", where)
+        raise refused("num_attention_heads", f"{heads} heads do not share {hidden} evenly", where)
     if sizes["patch_size"] > sizes["image_size"]:
-        raise _refused("patch_size", "a patch is larger than the image", where)
+        raise refused("patch_size", "a patch is larger than the image", where)
     channels = raw.get("num_channels", 3)
     if channels != 3:
-        raise _refused("num_channels", f"{_short(channels)}, but silva feeds RGB images", where)
+        raise refused("num_channels", f"{short(channels)}, but silva feeds RGB images", where)
     activation = raw.get("hidden_act", "gelu")
     if activation not in list(ACTIVATIONS):
         known = ", ".join(ACTIVATIONS)
-        raise _refused("hidden_act", f"{_short(activation)} is not one of {known}", where)
+        raise refused("hidden_act", f"{short(activation)} is not one of {known}", where)
     bias = raw.get("qkv_bias", True)
     if not isinstance(bias, bool):
-        raise _refused("qkv_bias", f"{_short(bias)} is neither true nor false", where)
+        raise refused("qkv_bias", f"{short(bias)} is neither true nor false", where)
     eps = raw.get("layer_norm_eps", 1e-12)
-    if not _is_number(eps) or not 0 <= eps <= 1:
-        raise _refused("layer_norm_eps", f"{_short(eps)} is not in [0, 1]", where)
+    if not is_number(eps) or not 0 <= eps <= 1:
+        raise refused("layer_norm_eps", f"{short(eps)} is not in [0, 1]", where)
     return ViTConfig(**sizes, hidden_act=activation, layer_norm_eps=float(eps), qkv_bias=bias)
-
-
-def _refused(name: str, why: str, where: Path) -> ModelError:
-    return ModelError(f"{name}: {why}", where=where)
-
-
-def _short(value: object) -> str:
-    return repr(value)[:60]
-
-
-def _is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number (an integer beyond a float's range is none)."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return abs(value) <= 1e30 and math.isfinite(value)
 
 
 def _size(raw: dict[str, Any], name: str, where: Path) -> int:
@@ -127,10 +85,10 @@ def _size(raw: dict[str, Any], name: str, where: Path) -> int:
     value = raw.get(name, _DEFAULT[name])
     if name in ("image_size", "patch_size") and isinstance(value, list):
         if len(value) != 2 or value[0] != value[1]:
-            raise _refused(name, f"{_short(value)} is not square", where)
+            raise refused(name, f"{short(value)} is not square", where)
         value = value[0]
     if type(value) is not int or not 1 <= value <= _HIGHEST[name]:
-        raise _refused(name, f"{_short(value)} is not in 1 to {_HIGHEST[name]}", where)
+        raise refused(name, f"{short(value)} is not in 1 to {_HIGHEST[name]}", where)
     return value
 
 
@@ -143,13 +101,13 @@ def labels(raw: dict[str, Any], where: Path) -> Labels:
         if number is None:
             return Labels(None, (), classifier)
         if type(number) is not int or not 0 <= number <= LARGEST_CLASSES:
-            raise _refused("num_labels", f"{_short(number)} is no number of classes", where)
+            raise refused("num_labels", f"{short(number)} is no number of classes", where)
         return Labels(number, default_names(number), classifier and number > 0)
     if not isinstance(table, dict) or len(table) > LARGEST_CLASSES:
-        raise _refused("id2label", "is not a table of class names", where)
+        raise refused("id2label", "is not a table of class names", where)
     names = tuple(table.get(str(n)) for n in range(len(table)))
     if not all(isinstance(name, str) and len(name) <= 1000 for name in names):
-        raise _refused("id2label", f"does not name classes 0 to {len(table) - 1}", where)
+        raise refused("id2label", f"does not name classes 0 to {len(table) - 1}", where)
     return Labels(len(names), tuple(str(n) for n in names), classifier and len(names) > 0)
 
 
@@ -165,24 +123,24 @@ def read_pixels(path: Path) -> Pixels:
     raw = read_json(path)
     factor = raw.get("rescale_factor", 1 / 255)
     if raw.get("do_rescale", True) is not True:
-        raise _refused("do_rescale", "silva feeds pixels in [0, 1]", path)
-    if not _is_number(factor) or abs(factor - 1 / 255) > 1e-6:
-        raise _refused("rescale_factor", "is not 1/255", path)
+        raise refused("do_rescale", "silva feeds pixels in [0, 1]", path)
+    if not is_number(factor) or abs(factor - 1 / 255) > 1e-6:
+        raise refused("rescale_factor", "is not 1/255", path)
     side = _side(raw.get("size"), path)
     if raw.get("do_normalize", True) is False:
         return Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), side)
     mean = _triple(raw, "image_mean", path)
     std = _triple(raw, "image_std", path)
     if min(std) <= 0:
-        raise _refused("image_std", "is not positive", path)
+        raise refused("image_std", "is not positive", path)
     return Pixels(mean, std, side)
 
 
 def _triple(raw: dict[str, Any], name: str, where: Path) -> tuple[float, ...]:
     value = raw.get(name, [0.5, 0.5, 0.5])
     values = value if isinstance(value, list) else [value] * 3
-    if len(values) != 3 or not all(_is_number(v) and abs(v) <= 1e6 for v in values):
-        raise _refused(name, f"{_short(value)} is not three finite numbers", where)
+    if len(values) != 3 or not all(is_number(v) and abs(v) <= 1e6 for v in values):
+        raise refused(name, f"{short(value)} is not three finite numbers", where)
     return tuple(float(v) for v in values)
 
 
@@ -195,5 +153,5 @@ def _side(size: object, where: Path) -> int | None:
         side = size.get("height", size.get("shortest_edge"))
         other = size.get("width", side)
     if type(side) is not int or side != other or not 1 <= side <= 4096:
-        raise _refused("size", f"{_short(size)} is not one square side in 1 to 4096", where)
+        raise refused("size", f"{short(size)} is not one square side in 1 to 4096", where)
     return side

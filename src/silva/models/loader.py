@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from silva.adapters.tiers import Head
 from silva.errors import ModelError
 from silva.models import hf_config, names
 from silva.models.backbone import Backbone
+from silva.models.fields import read_json
 from silva.models.vit import ViT, ViTConfig
+from silva.models.weight_files import WEIGHTS, compare_shapes, weight_files
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_WEIGHTS_BYTES = 32 << 30
-LARGEST_SHARDS = 1000
 _FLOATS = ("F16", "BF16", "F32", "F64")
 
 
@@ -44,7 +45,7 @@ def load_vit(folder: Path, name: str) -> Backbone:
             where=folder,
             remedy="give a Hugging Face ViT directory (config.json and model.safetensors)",
         )
-    raw = hf_config.read_json(config_path)
+    raw = read_json(config_path)
     config = hf_config.vit_config(raw, config_path)
     labels = hf_config.labels(raw, config_path)
     pixels = hf_config.read_pixels(folder / "preprocessor_config.json")
@@ -66,41 +67,9 @@ def load_vit(folder: Path, name: str) -> Backbone:
     return Backbone.of(name, model, head, class_names, pixels.mean, pixels.std, side)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a directory, one or the shards of its index."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = folder / INDEX
-    if not index.is_file():
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-            raise ModelError(
-                "only pickled weights here, which could run code when opened",
-                where=folder,
-                remedy="convert them once: open the model with transformers on a machine you can "
-                "lose and call save_pretrained, which writes model.safetensors",
-            )
-        raise ModelError(
-            f"no {WEIGHTS} here", where=folder, remedy="fetch the model directory again"
-        )
-    table = hf_config.read_json(index).get("weight_map")
-    if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
-        raise ModelError("weight_map is not a table of file names", where=index)
-    shards = sorted(set(table.values()))
-    if not 1 <= len(shards) <= LARGEST_SHARDS:
-        raise ModelError(f"{len(shards)} shards, not 1 to {LARGEST_SHARDS}", where=index)
-    for shard in shards:
-        if not shard.endswith(".safetensors") or set(shard) & set("/\\:\0"):
-            raise ModelError(f"{shard[:100]!r} is no safetensors file of this folder", where=index)
-        if not (folder / shard).is_file():
-            raise ModelError(
-                f"shard {shard} is missing", where=folder, remedy="fetch the model directory again"
-            )
-    return [folder / shard for shard in shards]
-
-
 def _read_tensors(folder: Path, model: ViT, labels: hf_config.Labels) -> dict[str, Tensor]:
     """All tensors by silva's names, compared with the model both ways before they are read."""
-    files = _weight_files(folder)
+    files = weight_files(folder)
     total = sum(path.stat().st_size for path in files)
     if total > LARGEST_WEIGHTS_BYTES:
         raise ModelError(f"{total >> 30} GiB of weights, more than silva reads", where=folder)
@@ -123,7 +92,8 @@ def _read_tensors(folder: Path, model: ViT, labels: hf_config.Labels) -> dict[st
                     raise ModelError(f"tensor {hf_name} is there twice", where=path)
                 source[name] = (opened, hf_name)
         shapes = {n: tuple(o.get_slice(hf).get_shape()) for n, (o, hf) in source.items()}
-        _compare(shapes, _expected(model, labels, shapes), folder)
+        on_disk = partial(names.to_hugging_face, prefix="")
+        compare_shapes(shapes, _expected(model, labels, shapes), folder, on_disk)
         return {n: _read(*source[n], folder) for n in sorted(source)}
 
 
@@ -136,27 +106,6 @@ def _expected(
         rows = labels.count or (found.get("head.weight") or (0,))[0]
         shapes |= {"head.weight": (rows, model.config.hidden_size), "head.bias": (rows,)}
     return shapes
-
-
-def _compare(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], folder: Path
-) -> None:
-    remedy = "weights and config.json must come from the same model"
-    missing = [names.to_hugging_face(n, "") for n in sorted(expected.keys() - found.keys())]
-    unexpected = sorted(found.keys() - expected.keys())
-    for what, which in (("missing", missing), ("unexpected", unexpected)):
-        if which:
-            line = f"{len(which)} {what} tensors: {_few(which)}"
-            raise ModelError(line, where=folder, remedy=remedy)
-    for name, shape in sorted(expected.items()):
-        if found[name] != shape:
-            line = f"{names.to_hugging_face(name, '')} is {list(found[name])}, not {list(shape)}"
-            raise ModelError(line, where=folder, remedy=remedy)
-
-
-def _few(which: Iterable[str]) -> str:
-    listed = list(which)
-    return ", ".join(name[:100] for name in listed[:3]) + (" ..." if len(listed) > 3 else "")
 
 
 def _read(opened: Any, name: str, folder: Path) -> Tensor:
