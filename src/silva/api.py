@@ -8,9 +8,10 @@ forest.predict("c-17", ["picture.png"])
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -18,8 +19,7 @@ from silva import prediction
 from silva.adapters import forest as storage
 from silva.errors import RunError
 from silva.federation import tune as tuning
-from silva.federation.addition import Added, add_client, open_for
-from silva.federation.config import FederationConfig
+from silva.federation.addition import Added, add_client, open_for, settings_for
 from silva.federation.run import Progress
 from silva.federation.tune import TuneConfig
 from silva.prediction import Prediction
@@ -61,14 +61,20 @@ class Forest(storage.Forest):
         labels: str = "",
         leaf_epochs: int = 0,
         backbone: str = "",
+        settings: Mapping[str, Any] | None = None,
     ) -> Added:
-        """Add a client that took no part in training: probe, route and, if asked, tune a leaf."""
+        """Add a client that took no part in training: probe, route and, if asked, tune a leaf.
+
+        The settings are those of the run that grew the forest, defaults where it does not say;
+        `settings` override them by name, e.g. {"federation.local.lr": 1e-3}.
+        """
+        config = settings_for(self, settings or {})
         return add_client(
             self,
             client,
             prediction.backbone_of(self, backbone),
             open_for(self, data, split, labels),
-            FederationConfig(),
+            config,
             leaf_epochs,
         )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,6 +91,36 @@ def test_each_bad_field_is_refused(path: list[str], value: Any) -> None:
     assert "\n" not in str(error.value)
 
 
+SETTINGS: dict[str, Any] = {
+    "head": "tiered",
+    "leaf_rate": 0.5,
+    "controls": ["head_only"],
+    "local": {"lr": 1e-3, "epochs": 2, "deep": {"er": {"yes": True}}},
+}
+
+
+def test_settings_are_kept_as_they_were_given() -> None:
+    tuned = replace(example(), settings=SETTINGS)
+    assert Manifest.from_bytes(tuned.to_bytes(), "v") == tuned
+    assert tuned.checksum() != example().checksum()
+
+
+def test_a_version_from_before_there_were_settings_is_read() -> None:
+    plain = example().as_plain()
+    assert "settings" not in plain and from_plain(plain, "v").settings is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 5, [], {"A": 1}, {"a": None}, {"a": [[1]]}, {"a": [0] * 65}, {"a": "x" * 300},
+     {"a": 1e301}, {"a": 10**400}, {"a": {"b": {"c": {"d": {"e": 1}}}}},
+     {f"a{n}": 1 for n in range(65)}],
+)  # fmt: skip
+def test_settings_of_another_kind_are_refused(value: Any) -> None:
+    with pytest.raises(ForestError, match="settings"):
+        from_plain({**example().as_plain(), "settings": value}, "v")
+
+
 def test_each_missing_field_is_refused() -> None:
     for key in example().as_plain():
         plain = copy.deepcopy(example().as_plain())
@@ -120,7 +151,7 @@ PATHS: list[list[str]] = [
     ["clusters", "cluster-0", "signature"], ["clients"], ["clients", "c-0"],
     ["clients", "c-0", "cluster"], ["clients", "c-0", "leaf"], ["clients", "c-0", "seen"],
     ["clients", "c-0", "images"], ["clients", "c-0", "style"], ["clients", "c-0", "accuracy"],
-    ["clients", "c-0", "accuracy", "root"], ["objects"], ["objects", A],
+    ["clients", "c-0", "accuracy", "root"], ["objects"], ["objects", A], ["settings"],
 ]  # fmt: skip
 
 

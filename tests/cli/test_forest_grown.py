@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from calls import World, client_data, digests, done, listing, refused, seen_client, silva
 
 from silva.adapters.forest import Forest
@@ -61,6 +63,41 @@ def test_a_new_client_gets_a_leaf_on_request(forest: Path, tmp_path: Path, pictu
     assert len(Forest.load(forest).path("new-1").tiers) == 3
     done("predict", forest, "--client", "new-1", picture)
     assert "there already" in refused(forest, *words, "--client", "new-1")
+
+
+def test_a_leaf_is_trained_as_the_run_trained_and_as_flags_say(
+    forest: Path, tmp_path: Path
+) -> None:
+    words = ["forest", "add", forest, "--data", client_data(tmp_path / "new.npz")]
+    words += ["--client", "new-1", "--leaf-epochs", 2, "--json"]
+
+    def leaf(*more: object) -> str | None:
+        result = silva(*words, *more)
+        assert result.exit_code == 0 and "note" not in result.stderr, result.output
+        digest = Forest.load(forest).client("new-1").leaf
+        done("forest", "rollback", forest, "--to", 1)
+        return digest
+
+    of_the_run = leaf()
+    assert leaf("--set", "federation.local.lr=1e-2") == of_the_run
+    assert leaf("--set", "federation.local.lr=2e-3") != of_the_run
+    assert "no part" in refused(forest, *words, "--set", "federation.rounds=3")
+
+
+def test_a_forest_without_settings_says_that_defaults_were_used(
+    forest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Forest.load.__func__
+
+    def older(cls: type[Forest], path: Path) -> Forest:
+        found = load(cls, path)
+        found.manifest = replace(found.manifest, settings=None)
+        return found
+
+    monkeypatch.setattr(Forest, "load", classmethod(older))
+    data = client_data(tmp_path / "new.npz")
+    result = silva("forest", "add", forest, "--client", "new-1", "--data", data)
+    assert result.exit_code == 0 and "default settings" in result.stderr
 
 
 def test_adding_writes_objects_and_one_version_and_rewrites_nothing(

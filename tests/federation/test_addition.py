@@ -13,10 +13,11 @@ from silva.adapters.forest import Forest
 from silva.adapters.tiers import LoraPair
 from silva.data.nouns import TEST, TRAIN, ImageDataset
 from silva.data.sources import ArraySource
-from silva.errors import DataError, ForestError
+from silva.errors import ConfigError, DataError, ForestError
 from silva.federation import addition
-from silva.federation.addition import Added, add_client, open_for
+from silva.federation.addition import Added, add_client, open_for, settings_for
 from silva.federation.cascade import grow
+from silva.federation.config import FederationConfig
 from silva.federation.harvest import harvest
 
 FLAGS = {
@@ -163,6 +164,50 @@ def test_a_forest_of_one_cluster_takes_clients_without_routing(tmp_path: Path) -
     added = add(forest, images((0, 1)), epochs=1)
     assert added.cluster is added.by_loss is None and added.similarities == added.losses == {}
     assert [t.name for t in added.forest.path("new-1").tiers] == ["root", "leaf"]
+
+
+def test_the_settings_of_the_run_come_from_the_forest_alone(forest: Forest) -> None:
+    found = settings_for(forest, {})
+    assert found == CONFIG and found.local.lr != FederationConfig().local.lr
+    assert not (forest.folder / "report").exists()
+
+
+def test_later_versions_keep_the_settings(forest: Forest) -> None:
+    later = add(forest, images((0, 1))).forest
+    assert settings_for(later, {}) == CONFIG
+    assert settings_for(Forest.load(later.folder), {}) == CONFIG
+
+
+def test_flags_override_the_settings_of_the_run(forest: Forest) -> None:
+    found = settings_for(forest, {"federation.local.lr": 0.5, "federation.probe_steps": 7})
+    assert (found.local.lr, found.probe_steps) == (0.5, 7)
+    assert found.local.head_lr == CONFIG.local.head_lr
+
+
+def test_a_forest_that_does_not_say_gets_the_defaults(forest: Forest) -> None:
+    forest.manifest = replace(forest.manifest, settings=None)
+    assert settings_for(forest, {}) == FederationConfig()
+    assert settings_for(forest, {"federation.local.lr": 0.5}).local.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("federation.rounds", 3, "no part"),
+        ("federation.adapter.rank", 4, "no part"),
+        ("federation.local.epochs", 2, "no part"),
+        ("federation.local", 2, "no part"),
+        ("local.lr", 0.1, "no part"),
+        ("seed", 1, "no part"),
+        ("federation.local.lr", "fast", "not a number"),
+        ("federation.local.lr", -1.0, "out of range"),
+    ],
+)
+def test_a_setting_that_does_nothing_here_is_refused(
+    forest: Forest, name: str, value: object, why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why):
+        settings_for(forest, {name: value})
 
 
 def test_classes_are_numbered_as_the_forest_numbers_them(forest: Forest, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from silva.adapters.manifest import (
     Manifest,
     adapter_shape,
     check_classes,
+    check_settings,
 )
 from silva.adapters.names import unknown_client
 from silva.adapters.objects import is_digest
@@ -53,11 +54,13 @@ class Forest:
         adapter: Mapping[str, Any],
         class_names: tuple[str, ...],
         change: Change,
+        settings: Mapping[str, Any] | None = None,
     ) -> Self:
         """Write a new forest as its version 1; it appears under `path` whole or not at all.
 
         adapter     {"rank", "alpha", "targets"} of every tier
         change      the root at least; clusters and clients as far as they are known
+        settings    how the tiers were trained, tables of plain JSON types; every version keeps them
 
         Raises ForestError when `path` exists and is not an empty folder, or when tiers do not fit
         each other, the rank, the targets or the class names.
@@ -78,6 +81,7 @@ class Forest:
             clusters={},
             clients={},
             objects={},
+            settings=check_settings(settings, folder),
         )
         with fresh_folder(folder) as building:
             ledger = Ledger(building)

@@ -22,6 +22,7 @@ FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 28
 MAX_VERSION = 999_999_999
 _MAX_CLIENTS, _MAX_CLASSES, _MAX_TEXT = 1_000_000, 100_000, 256
+_MAX_SETTINGS_DEPTH = 4
 _RESTORE = "roll back to another version, or restore the file from a copy"
 _WORD = re.compile(r"[a-z0-9_]{1,32}")
 
@@ -74,7 +75,11 @@ class ClientEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One version. `objects` maps the digest of every object it names to its size in bytes."""
+    """One version. `objects` maps the digest of every object it names to its size in bytes.
+
+    settings: how the tiers were trained, as tables of whoever trained them; a forest that was not
+    tuned by silva, or by an early one, has none.
+    """
 
     version: int
     parent: int | None
@@ -86,6 +91,7 @@ class Manifest:
     clusters: Mapping[str, ClusterEntry]
     clients: Mapping[str, ClientEntry]
     objects: Mapping[str, int]
+    settings: Mapping[str, Any] | None = None
 
     def references(self) -> set[str]:
         """Digests of all objects that this version names."""
@@ -97,7 +103,10 @@ class Manifest:
     def as_plain(self) -> dict[str, Any]:
         """Plain JSON types; `from_plain` is its inverse."""
         # Not `dataclasses.asdict`, which copies deeply: slow with ten thousand clients.
-        return vars(self) | {
+        fields = dict(vars(self))
+        if self.settings is None:
+            del fields["settings"]  # versions from before there were any keep their checksum
+        return fields | {
             "format": FORMAT,
             "base": dict(vars(self.base)),
             "adapter": vars(self.adapter) | {"targets": list(self.adapter.targets)},
@@ -158,6 +167,7 @@ def from_plain(plain: Any, where: object) -> Manifest:
             for name, entry in top.get("clients", _mapping(_MAX_CLIENTS)).items()
         },
         objects=_objects(top.get("objects", _mapping(4 * _MAX_CLIENTS)), where),
+        settings=top.get("settings", _settings) if "settings" in top.plain else None,
     )
     top.finish()
     _check_names(manifest, where)
@@ -185,6 +195,12 @@ def check_classes(names: object, where: object) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise ForestError("a class name occurs twice", where=where)
     return tuple(names)
+
+
+def check_settings(settings: object, where: object) -> dict[str, Any] | None:
+    """Settings as they will be read back; ForestError where they could not be."""
+    reader = _Reader({"settings": settings}, "version file", where)
+    return reader.get("settings", _optional(_settings))
 
 
 def check_client_entry(name: str, entry: ClientEntry, where: object) -> ClientEntry:
@@ -346,6 +362,28 @@ def _mapping(limit: int) -> Callable[[Any], dict[str, Any]]:
         return value
 
     return check
+
+
+def _settings(value: Any, depth: int = _MAX_SETTINGS_DEPTH) -> dict[str, Any]:
+    """Nested tables of numbers, truth values, texts and lists of these."""
+    table = _mapping(64)(value)
+    for name, inner in table.items():
+        if not isinstance(name, str) or not _WORD.fullmatch(name):
+            raise ValueError("must have names of a-z, 0-9, '_'")
+        if isinstance(inner, dict) and depth > 1:
+            _settings(inner, depth - 1)
+            continue
+        for entry in inner if isinstance(inner, list) and len(inner) <= 64 else [inner]:
+            if not _is(_scalar, entry):
+                raise ValueError(f"must have simple values of short texts ({name})")
+    return table
+
+
+def _scalar(value: Any) -> None:
+    if isinstance(value, str):
+        _text(value)
+    elif not isinstance(value, bool):
+        _number(-1e300, 1e300)(value)
 
 
 def _optional(check: Callable[[Any], T]) -> Callable[[Any], T | None]:

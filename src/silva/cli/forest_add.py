@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from silva.cli.assignment import assignment
+
 
 def add(
     folder: Annotated[Path, typer.Argument(metavar="FOREST", help="A forest.")],
@@ -19,18 +21,34 @@ def add(
         int, typer.Option(min=0, max=1000, help="Local epochs of a leaf; 0: root + cluster only.")
     ] = 0,
     backbone: Annotated[str, typer.Option(help="Where the base model lies, if moved.")] = "",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override the run's, e.g. --set federation.local.lr=1e-3."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Probe a new client's images, route it to the nearest cluster and say why."""
+    """Probe a new client's images, route it to the nearest cluster and say why.
+
+    Probe and leaf are trained with the settings of the run that grew the forest.
+    """
     from rich.console import Console
 
     from silva.api import Forest
 
-    forest = Forest.load(folder)
+    forest, flags = Forest.load(folder), dict(assignment(text) for text in setting or [])
     with Console(stderr=True).status("probing and routing"):
         added = forest.add(
-            client, data, split=split, labels=labels, leaf_epochs=leaf_epochs, backbone=backbone
+            client,
+            data,
+            split=split,
+            labels=labels,
+            leaf_epochs=leaf_epochs,
+            backbone=backbone,
+            settings=flags,
         )
+    if forest.manifest.settings is None:
+        note = "the forest does not say how it was tuned; default settings, and --set, were used"
+        typer.echo(f"silva: note: {note}", err=True)
     if as_json:
         typer.echo(json.dumps(_plain(added), indent=2))
         return

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from silva.cli.assignment import assignment
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -63,7 +65,7 @@ def _tune(
         "federation.rounds": rounds,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    given |= dict(_assignment(text) for text in setting or [])
+    given |= dict(assignment(text) for text in setting or [])
     if resume is not None:
         _resume(resume, config, given)
     else:
@@ -100,18 +102,3 @@ def _resume(forest: Path, config: Path | None, given: dict[str, Any]) -> None:
     with stages() as show:
         api.resume(forest, show)
     print_summary(forest)
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """ "federation.local.lr=1e-3" as a name and a TOML value; bare words are strings."""
-    import tomllib
-
-    from silva.errors import ConfigError
-
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ConfigError(f"{text!r} is no setting", remedy="write --set name.of.field=value")
-    try:
-        return name, tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return name, value

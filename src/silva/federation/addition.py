@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from silva.adapters.forest import Forest
 from silva.adapters.names import check_client_name
 from silva.adapters.routing import nearest, similarities
 from silva.adapters.tiers import AdapterPath, LoraPair, Tier
+from silva.config import build, overlay, paths
 from silva.data.nouns import TEST, TRAIN, ImageDataset
 from silva.data.open import open_dataset
-from silva.errors import DataError, ForestError
+from silva.errors import ConfigError, DataError, ForestError
 from silva.federation.client import (
     ClientData,
     Update,
@@ -32,6 +34,14 @@ from silva.federation.rounds import rate
 from silva.federation.seeds import derive
 from silva.models.adapted import adaptation_of
 from silva.models.backbone import Backbone
+
+APPLIES = tuple(
+    name
+    for name in paths(FederationConfig)
+    if name.partition(".")[0] in ("head", "leaf_rate", "local", "orthogonality", "probe_steps")
+    and name != "local.epochs"
+)
+"""Settings of a run that decide how a client is added; its passes are of one epoch each."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,25 @@ def add_client(
         images=len(train.labels),
         accuracy=accuracy,
     )
+
+
+def settings_for(forest: Forest, flags: Mapping[str, Any]) -> FederationConfig:
+    """The settings of the run that grew `forest`, or defaults where it has none, under `flags`.
+
+    Flags have names as in a recipe, "federation.local.lr". Raises ConfigError for one that is
+    unknown or changes nothing here.
+    """
+    known = [f"federation.{name}" for name in APPLIES]
+    for name in flags:
+        if name not in known:
+            raise ConfigError(
+                f"{name[:60]!r} has no part in adding a client",
+                where="--set",
+                remedy=f"known here: {', '.join(known)}",
+            )
+    stored = {"federation": dict(forest.manifest.settings or {})}
+    where = f"{forest.folder}, version {forest.version}"
+    return build(FederationConfig, overlay(stored, flags)["federation"], where)
 
 
 def open_for(forest: Forest, data: str, split: str = "", labels: str = "") -> ImageDataset:

@@ -10,6 +10,7 @@ from silva.adapters.forest import Forest
 from silva.adapters.manifest import BaseModel
 from silva.adapters.routing import signature
 from silva.adapters.tiers import Tier, TierName
+from silva.config import as_plain
 from silva.federation.record import RunRecord
 from silva.federation.run import Run
 from silva.federation.state import TierState, unpack_head, unpack_pairs
@@ -46,6 +47,7 @@ def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...
             clusters=clusters,
             clients=clients,
         ),
+        settings=as_plain(run.config),
     )
 
 
