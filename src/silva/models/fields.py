@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from silva.errors import ModelError
 
@@ -47,7 +47,7 @@ def short(value: object) -> str:
     return repr(value)[:60]
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a JSON value is a finite number (an integer beyond a float's range is none)."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False

@@ -1,0 +1,258 @@
+"""Shape of a Llama-shaped model: from the `config.json` of Llama, Mistral, Qwen2 and Qwen3."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from silva.errors import ModelError
+from silva.models.fields import is_number, read_json, refused, short
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+MOST_EOS = 64
+
+_HIGHEST = {
+    "vocab_size": 1 << 22,
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 19,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 1024,
+    "num_key_value_heads": 1024,
+    "head_dim": 1024,
+    "max_position_embeddings": 1 << 24,
+    "sliding_window": 1 << 24,
+}
+
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"max_position_embeddings": 2048, "eos_token_id": 2, "bos_token_id": 1},
+    "mistral": {
+        "max_position_embeddings": 131_072,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "eos_token_id": 2,
+        "bos_token_id": 1,
+    },
+    "qwen2": {"max_position_embeddings": 32_768, "num_key_value_heads": 32},
+    "qwen3": {"max_position_embeddings": 32_768, "num_key_value_heads": 32, "head_dim": 128},
+}
+"""Model types and what transformers takes for a field that their `config.json` leaves out."""
+
+_CONTEXT_ALONE = ("default", "dynamic")
+"""Within `max_position_embeddings`, dynamic scaling changes nothing; silva goes no further."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding (arXiv 2104.09864) and how its frequencies are scaled.
+
+    linear: all of them divided by `factor`. llama3: those with wavelengths beyond
+    ``original_context / low_freq_factor`` divided by `factor`, those below ``original_context /
+    high_freq_factor`` kept, a blend between.
+    """
+
+    theta: float = 10_000.0
+    kind: Literal["default", "linear", "llama3"] = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Shape of the model, and the tokens that end an answer."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    context: int
+    """Positions in tokens; of a model with a sliding window, the window, within which attention is
+    full and the answers are the model's own."""
+    norm_eps: float = 1e-6
+    rope: Rope = Rope()
+    qkv_bias: bool = False
+    output_bias: bool = False
+    """Of the attention's output projection."""
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """Whether queries and keys pass an RMS norm in each head (Qwen3)."""
+    tied: bool = False
+    """Whether the head is the embedding."""
+    eos_ids: tuple[int, ...] = ()
+    bos_id: int | None = None
+
+    def digest(self) -> str:
+        """SHA-256 of what turns the same weights into another function; end tokens do not."""
+        shape = asdict(replace(self, eos_ids=(), bos_id=None))
+        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
+
+
+def read_config(folder: Path) -> LlamaConfig:
+    """The configuration of a Hugging Face directory. Raises ModelError naming file and field.
+
+    Where there is a `generation_config.json`, its end tokens count.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ModelError(
+            "no config.json here",
+            where=folder,
+            remedy="give a Hugging Face directory (config.json and model.safetensors)",
+        )
+    config = llama_config(read_json(path), path)
+    generation = folder / GENERATION
+    if not generation.is_file():
+        return config
+    raw = read_json(generation)
+    if raw.get("eos_token_id") is None:
+        return config
+    return replace(config, eos_ids=_eos(raw["eos_token_id"], config.vocab_size, generation))
+
+
+def llama_config(raw: dict[str, Any], where: object) -> LlamaConfig:
+    """The shape that `config.json` describes. Raises ModelError naming the field."""
+    family = raw.get("model_type")
+    if not isinstance(family, str) or family not in _FAMILIES:
+        raise ModelError(
+            f"model_type is {short(family)}",
+            where=where,
+            remedy=f"silva reads language models of the types {', '.join(_FAMILIES)}",
+        )
+    if raw.get("quantization_config") is not None:
+        raise refused("quantization_config", "quantised safetensors are not read", where)
+    if raw.get("hidden_act", "silu") != "silu":
+        raise refused("hidden_act", f"{short(raw['hidden_act'])} is not silu", where)
+    values = {**_FAMILIES[family], **{k: v for k, v in raw.items() if v is not None}}
+    hidden = _size(values, "hidden_size", where)
+    heads = _size(values, "num_attention_heads", where)
+    kv_heads = _size(values, "num_key_value_heads", where, default=heads)
+    if heads % kv_heads:
+        raise refused("num_key_value_heads", f"{heads} heads do not share {kv_heads}", where)
+    head_size = _size(values, "head_dim", where, default=max(hidden // heads, 1))
+    if head_size % 2:
+        raise refused("head_dim", f"{head_size} is odd, and positions rotate pairs", where)
+    vocab_size = _size(values, "vocab_size", where)
+    bias = _flag(values, "attention_bias", where)
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=_size(values, "intermediate_size", where),
+        layers=_size(values, "num_hidden_layers", where),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        context=_context(values, raw, family, where),
+        norm_eps=_real(values, "rms_norm_eps", where, default=1e-6, low=0.0, high=1.0),
+        rope=_rope(values, where),
+        qkv_bias=family == "qwen2" or (family != "mistral" and bias),
+        output_bias=family in ("llama", "qwen3") and bias,
+        mlp_bias=family == "llama" and _flag(values, "mlp_bias", where),
+        qk_norm=family == "qwen3",
+        tied=_flag(values, "tie_word_embeddings", where),
+        eos_ids=_eos(values.get("eos_token_id"), vocab_size, where),
+        bos_id=_token(values.get("bos_token_id"), vocab_size, "bos_token_id", where),
+    )
+
+
+def _context(values: dict[str, Any], raw: dict[str, Any], family: str, where: object) -> int:
+    """The longest sequence in which every layer's attention is full attention."""
+    context = _size(values, "max_position_embeddings", where)
+    kinds = values.get("layer_types", ())
+    if not isinstance(kinds, list | tuple) or any(
+        kind not in ("full_attention", "sliding_attention") for kind in kinds
+    ):
+        raise refused("layer_types", "other than full and sliding attention", where)
+    if family == "mistral":
+        # null switches the window off; a field that is not there means the default
+        slides = "sliding_window" not in raw or raw["sliding_window"] is not None
+    else:
+        slides = _flag(values, "use_sliding_window", where) or "sliding_attention" in kinds
+    if not slides:
+        return context
+    return min(context, _size(values, "sliding_window", where, default=4096))
+
+
+def _rope(values: dict[str, Any], where: object) -> Rope:
+    """From transformers 5's `rope_parameters`, or 4's `rope_theta` and `rope_scaling`."""
+    name = "rope_parameters" if "rope_parameters" in values else "rope_scaling"
+    scaling = values.get(name, {})
+    if not isinstance(scaling, dict):
+        raise refused(name, f"{short(scaling)} is no table", where)
+    scaling = {"rope_theta": values.get("rope_theta", 10_000.0), **scaling}
+    theta = _real(scaling, "rope_theta", where, low=1.0, high=1e12)
+    for table in (values, scaling):
+        if table.get("partial_rotary_factor", 1.0) != 1.0:
+            raise refused("partial_rotary_factor", "silva rotates whole heads", where)
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind in _CONTEXT_ALONE:
+        return Rope(theta)
+    if kind not in ("linear", "llama3"):
+        raise refused(name, f"{short(kind)} is none of default, dynamic, linear, llama3", where)
+    factor = _real(scaling, "factor", where, low=1.0, high=1e6)
+    if kind == "linear":
+        return Rope(theta, "linear", factor)
+    low = _real(scaling, "low_freq_factor", where, low=1e-3, high=1e6)
+    high = _real(scaling, "high_freq_factor", where, low=1e-3, high=1e6)
+    if low >= high:
+        raise refused("low_freq_factor", f"{low} is not below high_freq_factor {high}", where)
+    before = scaling.get("original_max_position_embeddings", values["max_position_embeddings"])
+    if type(before) is not int or not 1 <= before <= _HIGHEST["max_position_embeddings"]:
+        raise refused("original_max_position_embeddings", short(before), where)
+    return Rope(theta, "llama3", factor, low, high, before)
+
+
+def _size(values: dict[str, Any], name: str, where: object, default: int | None = None) -> int:
+    value = values.get(name, default)
+    if type(value) is not int or not 1 <= value <= _HIGHEST[name]:
+        raise refused(name, f"{short(value)} is not in 1 to {_HIGHEST[name]}", where)
+    return value
+
+
+def _flag(values: dict[str, Any], name: str, where: object) -> bool:
+    value = values.get(name, False)
+    if not isinstance(value, bool):
+        raise refused(name, f"{short(value)} is neither true nor false", where)
+    return value
+
+
+def _real(
+    values: dict[str, Any],
+    name: str,
+    where: object,
+    *,
+    low: float,
+    high: float,
+    default: float | None = None,
+) -> float:
+    value = values.get(name, default)
+    if not is_number(value) or not low <= value <= high:
+        raise refused(name, f"{short(value)} is not in {low:g} to {high:g}", where)
+    return float(value)
+
+
+def _eos(value: object, vocab_size: int, where: object) -> tuple[int, ...]:
+    """One end token, several, or none."""
+    if value is None:
+        return ()
+    listed = value if isinstance(value, list) else [value]
+    if len(listed) > MOST_EOS:
+        raise refused("eos_token_id", f"{len(listed)} end tokens", where)
+    found = [_token(v, vocab_size, "eos_token_id", where) for v in listed]
+    return tuple(dict.fromkeys(t for t in found if t is not None))
+
+
+def _token(value: object, vocab_size: int, name: str, where: object) -> int | None:
+    """A token's id; None for none. An id beyond the vocabulary can never come up and is dropped:
+    files of tiny models keep the ids of the large ones."""
+    if value is None:
+        return None
+    if type(value) is not int:
+        raise refused(name, f"{short(value)} is no token", where)
+    return value if 0 <= value < vocab_size else None
