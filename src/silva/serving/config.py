@@ -23,7 +23,9 @@ class KvConfig:
     """Memory of keys and values."""
 
     block_tokens: int = setting(16, help="tokens in a block", low=1, high=512)
-    peer_bytes: int = setting(GIB, help="bytes of blocks in one prefill or decode peer", low=1 << 20)
+    peer_bytes: int = setting(
+        GIB, help="bytes of blocks in one prefill or decode peer", low=1 << 20
+    )
     cache_ram_bytes: int = setting(GIB, help="RAM tier of one cache peer", low=1 << 20)
     cache_disk_bytes: int = setting(4 * GIB, help="disk tier of one cache peer; 0: none", low=0)
     cache_folder: str = setting("", help="where the disk tier lies; empty: the cache folder")
@@ -54,7 +56,9 @@ class ServeConfig:
     colocated: bool = setting(False, help="one process for prefill and decode, no peers")
     transfer: str = setting("shm", help="how blocks move", choices=("shm", "tcp"))
     dtype: str = setting("float32", help="arithmetic", choices=("float32", "bfloat16"))
-    threads: int = setting(0, help="threads of a computing peer; 0: share the cores", low=0, high=256)
+    threads: int = setting(
+        0, help="threads of a computing peer; 0: share the cores", low=0, high=256
+    )
     most_waiting: int = setting(512, help="requests that may wait", low=1, high=1_000_000)
     grace_s: float = setting(30.0, help="seconds to finish what runs when stopping", low=0.0)
     silence_s: float = setting(
