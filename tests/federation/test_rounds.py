@@ -69,10 +69,9 @@ def test_a_seeded_share_of_the_members_takes_part(tmp_path: Path, share: float, 
     run = make_run(tmp_path / "run", settings(participation=share))
     drawn = []
     for number in range(6):
-        run.state.round = number
-        chosen = sample(run, SEEN, -1)
+        chosen = sample(run, SEEN, "root", number)
         assert len(chosen) == count == len(set(chosen)) and set(chosen) <= set(SEEN)
-        assert chosen == sample(run, SEEN, -1)
+        assert chosen == sample(run, SEEN, "root", number)
         drawn.append(tuple(chosen))
     assert (len(set(drawn)) == 1) == (share == 1.0)
 

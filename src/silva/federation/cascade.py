@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from silva.federation.baselines import measure_controls
+from silva.federation.baselines import local_work, measure_controls
 from silva.federation.grouping import find_clusters
 from silva.federation.heads import agree_on_head
 from silva.federation.leaves import grow_leaf, keep_leaf
@@ -113,8 +113,9 @@ def meet_unseen(run: Run) -> None:
             run.on_progress(Progress("unseen", state.round, total, newcomer.client))
         run.save()
     others = [c.name for c in run.partition.seen]
+    work = local_work(run)
     for wave in run.waves(others[state.round - len(newcomers) :]):
-        for rows in run.parallel(partial(measure_controls, run), wave):
+        for rows in run.parallel(partial(measure_controls, run, work=work), wave):
             state.record.accuracies += rows
             state.round += 1
             run.on_progress(Progress("unseen", state.round, total, "controls"))

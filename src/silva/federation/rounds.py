@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def federated_round(
     """
     started, state, config = time.perf_counter(), run.state, run.config
     number = state.round + 1
-    chosen = sample(run, members, cluster)
+    chosen = sample(run, members, state.stage, state.round, cluster)
     works = [
         run.work(
             name,
@@ -77,14 +79,26 @@ def federated_round(
     return judge(new, rho, getattr(config, state.stage), number) if accepted else tier
 
 
-def sample(run: Run, members: Sequence[str], cluster: int) -> list[str]:
-    """The clients of this round: a seeded share `participation` of the members, at least one."""
+def sample(
+    run: Run, members: Sequence[str], stage: str, number: int, cluster: int = -1
+) -> list[str]:
+    """Clients of round `number` (from 0): a seeded share `participation` of the members, or one."""
     share = run.config.participation
     if share >= 1.0:
         return list(members)
-    draw = generator(run.seed, "sample", run.state.stage, run.state.round, cluster)
+    draw = generator(run.seed, "sample", stage, number, cluster)
     count = max(1, round(share * len(members)))
     return sorted(draw.choice(members, size=count, replace=False).tolist())
+
+
+def rounds_worked(run: Run, members: Sequence[str], stage: str, cluster: int = -1) -> Counter[str]:
+    """In how many rounds of a stage that is over each member was asked to train, replies lost or not.
+
+    Drawn again from the seed, so that no checkpoint needs to hold it.
+    """
+    group = [r for r in run.state.record.rounds if (r.stage, r.cluster) == (stage, cluster)]
+    drawn = (sample(run, members, stage, number, cluster) for number in range(len(group)))
+    return Counter(chain.from_iterable(drawn))
 
 
 def receive(

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import make_run, same_head, same_pairs, settings
 
-from silva.federation.baselines import measure_controls
+from silva.federation.baselines import local_work, measure_controls
 from silva.federation.cascade import grow_clusters, grow_leaves, grow_root, make_clusters
-from silva.federation.client import Work
+from silva.federation.client import Update, Work
 from silva.federation.run import Run
 
 EVERY = ("head_only", "local_pair", "local_lora")
@@ -30,7 +32,7 @@ def ready(folder: Path, **flags: object) -> tuple[Run, list[Work]]:
 def measured(tmp_path_factory: pytest.TempPathFactory):
     run, works = ready(tmp_path_factory.mktemp("controls"))
     before = repr(run.state.record)
-    rows = measure_controls(run, "c-1")
+    rows = measure_controls(run, "c-1", local_work(run))
     assert repr(run.state.record) == before
     return run, works, rows
 
@@ -68,10 +70,58 @@ def test_no_controls_cost_nothing(tmp_path: Path) -> None:
     run, works = ready(tmp_path)
     quiet = make_run(tmp_path / "quiet", settings())
     quiet.state, quiet.folder = run.state, run.folder
-    assert measure_controls(quiet, "c-0") == [] and works == []
+    assert measure_controls(quiet, "c-0", local_work(run)) == [] and works == []
 
 
 def test_with_one_cluster_the_work_is_the_same(tmp_path: Path) -> None:
     run, works = ready(tmp_path, clustering__k=1)
-    measure_controls(run, "c-0")
+    measure_controls(run, "c-0", local_work(run))
     assert run.state.total_rounds == 7 and len(works) == 4 + 4 + 7
+
+
+def asked(folder: Path, **flags: object) -> tuple[Run, Counter[tuple[str, str]]]:
+    """A run whose leaves are grown, and how often each client trained, by stage and name."""
+    count: Counter[tuple[str, str]] = Counter()
+    run = make_run(folder / "run", settings(controls=EVERY, root__rounds=5, **flags))
+    real = run.runtime.train
+
+    def counted(given: Iterable[Work]) -> Iterator[Update]:
+        given = list(given)
+        count.update((run.state.stage, w.client) for w in given)
+        return real(given)
+
+    run.runtime.train = counted
+    for stage in (grow_root, make_clusters, grow_clusters, grow_leaves):
+        stage(run)
+    return run, count
+
+
+FLAGS = [
+    {},
+    {"participation": 0.4, "dropout": 0.3},
+    {"participation": 0.4, "late": 0.4, "clustering__k": 1},
+    {"cluster__rounds": 5, "cluster__tau": 0.25, "cluster__patience": 1, "cluster__min_rounds": 1},
+]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=["all", "sampled", "late", "stopped"])
+def test_work_is_what_each_client_really_did(tmp_path: Path, flags: dict[str, object]) -> None:
+    run, count = asked(tmp_path, **flags)
+    found = local_work(run)
+    assert list(found) == [c.name for c in run.partition.seen]
+    for name, work in found.items():
+        below = count["cluster", name] + count["leaf", name]
+        assert (work.root, work.below) == (count["root", name], below)
+    totals = {w.root + w.below for w in found.values()}
+    assert (totals == {run.state.total_rounds}) == (not flags)
+
+
+def test_a_control_works_as_often_as_its_client_did(tmp_path: Path) -> None:
+    run, count = asked(tmp_path, participation=0.4)
+    work = local_work(run)
+    name = min(work, key=lambda n: work[n].root)
+    count.clear()
+    measure_controls(run, name, work)
+    assert work[name].root < 5
+    mine = work[name]
+    assert sum(count.values()) == 3 * mine.below + mine.root

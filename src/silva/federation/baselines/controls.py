@@ -9,22 +9,44 @@ If one of these reaches the cluster tier, the gain is the client's label prior, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from silva.federation.heads import first_head
 from silva.federation.leaves import train_alone
 from silva.federation.record import Accuracy
+from silva.federation.rounds import rounds_worked
 from silva.federation.run import Run
 
 
-def measure_controls(run: Run, name: str) -> list[Accuracy]:
+@dataclass(frozen=True)
+class LocalWork:
+    """Local passes of one client in the cascade: in the root tier, and in cluster and leaf."""
+
+    root: int
+    below: int
+
+
+def local_work(run: Run) -> dict[str, LocalWork]:
+    """What every training client did once its leaf is grown, wherever sampling or a stop rule spared
+    it a round. The pass for a basis that is thrown away does not count.
+    """
+    root = rounds_worked(run, run.founders(), "root")
+    below = {c.name: run.leaf_rounds() for c in run.partition.seen}
+    for j in range(len(run.state.clusters)):
+        for name, rounds in rounds_worked(run, run.members(j), "cluster", j).items():
+            below[name] += rounds
+    return {name: LocalWork(root[name], rounds) for name, rounds in below.items()}
+
+
+def measure_controls(run: Run, name: str, work: Mapping[str, LocalWork]) -> list[Accuracy]:
     """Train and measure one client under every configured control; changes no state.
 
-    Local work equals the client's work in the cascade: controls that share the root train for the
-    rounds after it, Local-LoRA for all of them.
+    Each control does the client's own `work`: those that share the root that of the tiers below it,
+    Local-LoRA all of it.
     """
-    root = run.state.root
+    root, mine = run.state.root, work[name]
     assert root is not None
-    total = run.state.total_rounds
-    shared = max((r.round for r in run.state.record.rounds if r.stage == "root"), default=0)
     rooted = run.merge(run.base, root.pairs)
     rows: list[Accuracy] = []
     for control in run.config.controls:
@@ -38,7 +60,7 @@ def measure_controls(run: Run, name: str) -> list[Accuracy]:
             start,
             run.fresh_pairs("leaf", name),
             head,
-            total if alone else total - shared,
+            mine.root + mine.below if alone else mine.below,
             train_pairs=control != "head_only",
         )
         rows += run.accuracy(name, control, run.merge(start, trained.pairs), trained.head)
