@@ -1,4 +1,7 @@
-"""The one Python file before the compiled operators: checks, choice of backend, fallback."""
+"""The Python file before the compiled operators: checks, choice of backend, fallback.
+
+Operators on torch's tensors are in paged.py, so that this one can be imported without torch.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,11 @@ REMEDY = "install a C++ compiler and silva again for the fast path, or ask for `
 def native_loaded() -> bool:
     """Whether the compiled operators were built and can be imported."""
     return _compiled is not None
+
+
+def compiled() -> ModuleType | None:
+    """The compiled module of operators, for the other Python files before it; None: not built."""
+    return _compiled
 
 
 def projector_overlap(bases: ArrayLike, backend: Backend = "auto") -> NDArray[np.float64]:

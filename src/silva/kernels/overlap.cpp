@@ -18,6 +18,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include "module.hpp"
+
 namespace nb = nanobind;
 
 namespace {
@@ -162,8 +164,7 @@ void projector_overlap(Bases bases, Overlaps out) {
 
 }  // namespace
 
-NB_MODULE(_native, module) {
-    module.doc() = "Compiled operators of silva.kernels; see native.py.";
+void bind_overlap(nb::module_& module) {
     module.def("projector_overlap", &projector_overlap, nb::arg("bases").noconvert(),
                nb::arg("out").noconvert(),
                "out [n, n] = mean over m of ||U_i^T U_j||_F^2 / r for bases [n, m, p, r].");

@@ -1,0 +1,57 @@
+"""The plain twins of paged.py: gather a sequence's blocks, then torch's own attention.
+
+Apart from reference.py because this one imports torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def store_kv(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+    """As `paged.store_kv`."""
+    blocks, places = slots // values.shape[2], slots % values.shape[2]
+    keys[blocks, :, :, places] = k.to(keys.dtype)
+    values[blocks, :, places] = v.to(values.dtype)
+
+
+def paged_attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: NDArray[np.int32],
+    starts: NDArray[np.int32],
+    contexts: NDArray[np.int32],
+    scale: float,
+) -> Tensor:
+    """As `paged.paged_attention`, one sequence after the other."""
+    out = q.new_empty(len(q), q.shape[1], values.shape[3])
+    for i, context in enumerate(contexts.tolist()):
+        rows = slice(int(starts[i]), int(starts[i + 1]))
+        blocks = torch.from_numpy(table[i, : -(-context // values.shape[2])]).long()
+        sequence_attention(q[rows], keys[blocks], values[blocks], context, scale, out[rows])
+    return out
+
+
+def sequence_attention(
+    q: Tensor, keys: Tensor, values: Tensor, context: int, scale: float, out: Tensor
+) -> None:
+    """Attention of the last ``len(q)`` of `context` tokens, whose blocks are `keys` and `values`."""
+    k = keys.permute(1, 0, 3, 2).flatten(1, 2)[:, :context].to(q.dtype)
+    v = values.transpose(0, 1).flatten(1, 2)[:, :context].to(q.dtype)
+    mask = None
+    if len(q) > 1:
+        mask = torch.ones(len(q), context, dtype=torch.bool).tril(context - len(q))
+    attended = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        k[None],
+        v[None],
+        attn_mask=mask,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[0],
+    )
+    out.copy_(attended[0].transpose(0, 1))
