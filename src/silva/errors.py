@@ -51,6 +51,12 @@ class ModelError(SilvaError):
     usual = "give a model directory as transformers writes it, complete"
 
 
+class PromptError(SilvaError):
+    """A prompt or a conversation cannot be turned into tokens of the model."""
+
+    usual = "change the prompt"
+
+
 class ForestError(SilvaError):
     """A forest is missing, damaged or does not fit the model or the data."""
 
