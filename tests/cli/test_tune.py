@@ -54,6 +54,18 @@ def test_rows_of_unseen_clients_come_in_the_order_of_their_training(world: World
     assert places == sorted(places)
 
 
+def test_with_one_cluster_nothing_is_called_a_cluster_tier(world: World, tmp_path: Path) -> None:
+    words = world.words(tmp_path / "forest")
+    printed = done(*words, "--set", "federation.clustering.k=1")
+    assert "1 cluster, so no cluster tier" in printed and "root + leaf" in printed
+    assert "clusters" not in printed and "routed" not in printed and "+ cluster" not in printed
+    summary = json.loads((tmp_path / "forest" / "report" / "summary.json").read_text())
+    assert summary["clusters"] == 1
+    assert summary["unseen"]["zero_leaf"] == summary["unseen"]["root"]
+    tables = (tmp_path / "forest" / "report" / "tables.md").read_text()
+    assert "root + cluster" not in tables and "root + leaf" in tables
+
+
 def test_flags_override_the_recipe_and_settings_reach_every_field(world: World) -> None:
     config = settings_of(world.forest)
     assert config["seed"] == 3

@@ -117,6 +117,7 @@ def test_one_cluster_makes_paths_of_root_and_leaf(tmp_path: Path) -> None:
     assert forest.clusters == [] and forest.manifest.probe is None and forest.verify().sound
     assert [t.name for t in forest.path("c-0").tiers] == ["root", "leaf"]
     assert [t.name for t in forest.path("c-6").tiers] == ["root"]
+    assert set(forest.client("c-6").accuracy) == {"root"}
 
 
 def test_the_last_measurement_of_a_tier_counts_and_controls_do_not() -> None:

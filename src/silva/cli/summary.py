@@ -16,7 +16,9 @@ def print_summary(forest: Path) -> None:
     table = Table(title="Accuracy over clients", title_justify="left")
     for column in ("", "mean", "worst tenth (p10)", "spread (std)"):
         table.add_column(column, justify="left" if not column else "right")
-    names = {"root": "root", "cluster": "root + cluster", "leaf": "root + cluster + leaf"}
+    one = summary["clusters"] == 1
+    leaf = "root + leaf" if one else "root + cluster + leaf"
+    names = {"root": "root", "cluster": "root + cluster", "leaf": leaf}
     for tier, name in names.items():
         _row(table, name, summary["tiers"].get(tier))
     for control, values in summary.get("control", {}).items():
@@ -27,12 +29,13 @@ def print_summary(forest: Path) -> None:
     unseen.add_column("")
     unseen.add_column("mean", justify="right")
     for key, value in sorted(summary["unseen"].items(), key=lambda item: _order(item[0])):
-        if value is not None:
+        # With one cluster there is nothing to be routed to: a zero leaf is the root once more.
+        if value is not None and not (one and key == "zero_leaf"):
             unseen.add_row(_title(key), f"{value:.1%}")
     if unseen.row_count:
         console.print(unseen)
     ari = summary.get("ari")
-    found = f"{summary['clusters']} clusters"
+    found = "1 cluster, so no cluster tier" if one else f"{summary['clusters']} clusters"
     # A console would break the lines where the window ends, paths too.
     print(found if ari is None else f"{found}, adjusted Rand index {ari:.2f}")
     print(f"forest {forest}, report {forest / 'report'}")

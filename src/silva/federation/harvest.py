@@ -52,10 +52,11 @@ def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...
 
 
 def latest_accuracies(record: RunRecord) -> dict[str, dict[str, float]]:
-    """The last measurement of each client by tier, fractions; a zero leaf counts as "cluster"."""
+    """The last measurement of each client by tier, fractions; a zero leaf counts as its last tier."""
     latest: dict[str, dict[str, float]] = {}
+    below = "root" if record.one_cluster else "cluster"
     for row in record.accuracies:
-        tier = "cluster" if row.tier == "zero_leaf" else row.tier
+        tier = below if row.tier == "zero_leaf" else row.tier
         if tier in ("root", "cluster", "leaf"):
             latest.setdefault(row.client, {})[tier] = row.correct / row.total
     return latest

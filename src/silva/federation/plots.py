@@ -29,10 +29,10 @@ from silva.federation.record import RunFacts, RunRecord
 from silva.federation.summary import (
     CONTROL,
     TIERS,
-    UNSEEN,
     fractions,
     latest,
     stage_traffic,
+    unseen_tiers,
 )
 
 _TICKS = {
@@ -103,7 +103,7 @@ def _draw_accuracy(record: RunRecord, ax: Axes) -> None:
     place = 0.0
     for title, seen, tiers in (
         ("seen clients", True, (CONTROL, *TIERS)),
-        ("unseen clients", False, UNSEEN),
+        ("unseen clients", False, unseen_tiers(record)),
     ):
         measured = latest(record.accuracies, seen=seen)
         present = [tier for tier in tiers if tier in measured]

@@ -117,6 +117,11 @@ class RunRecord:
     clustering: Clustering | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def one_cluster(self) -> bool:
+        """Clustering put all clients together: there is no cluster tier, a zero leaf is the root."""
+        return self.clustering is not None and len(set(self.clustering.labels)) == 1
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` is its inverse."""
         return asdict(self)

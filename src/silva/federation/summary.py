@@ -32,6 +32,11 @@ def latest(accuracies: Iterable[Accuracy], *, seen: bool) -> dict[str, dict[str,
     return rows
 
 
+def unseen_tiers(record: RunRecord) -> tuple[str, ...]:
+    """What is shown of unseen clients: with one cluster a zero leaf is the root once more."""
+    return tuple(tier for tier in UNSEEN if tier != "zero_leaf" or not record.one_cluster)
+
+
 def control_names(measured: Iterable[str]) -> list[str]:
     """The controls among tiers measured on seen clients: `CONTROL` first, whatever was run."""
     return list(dict.fromkeys([CONTROL, *(t for t in measured if t not in {*TIERS, *UNSEEN})]))

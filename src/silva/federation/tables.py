@@ -9,13 +9,13 @@ from silva.federation.record import RunFacts, RunRecord
 from silva.federation.summary import (
     CONTROL,
     TIERS,
-    UNSEEN,
     control_names,
     latest,
     stage_names,
     stage_seconds,
     stage_traffic,
     tier_summary,
+    unseen_tiers,
 )
 
 Cell = str | int | float | None
@@ -32,6 +32,8 @@ TIER_TITLES = {
     "after_5": "leaf after 5 epochs",
 }
 """What a tier name of the record means, in words."""
+ONE_CLUSTER = {"leaf": "root + leaf"}
+"""Where that is another thing in a run that found one cluster."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def make_tables(record: RunRecord) -> dict[str, Table]:
             record, "Accuracy per tier, seen clients", (*controls, *TIERS), seen=True
         ),
         "unseen": _accuracy_table(
-            record, "Accuracy of clients never seen in training", UNSEEN, seen=False
+            record, "Accuracy of clients never seen in training", unseen_tiers(record), seen=False
         ),
         "clustering": _clustering_table(record),
         "scores": _score_table(record),
@@ -113,11 +115,12 @@ def tables_as_markdown(record: RunRecord, facts: RunFacts) -> str:
 def _accuracy_table(record: RunRecord, title: str, tiers: tuple[str, ...], *, seen: bool) -> Table:
     measured = latest(record.accuracies, seen=seen)
     figures = ("mean", "p10", "std", "tail_mean10", "min", "balanced_mean")
+    titles = {**TIER_TITLES, **(ONE_CLUSTER if record.one_cluster else {})}
     rows = []
     for tier in tiers:
         if tier in measured:
             summary = tier_summary(measured[tier])
-            name, count = TIER_TITLES.get(tier, tier), len(measured[tier])
+            name, count = titles.get(tier, tier), len(measured[tier])
             rows.append((name, count, *(summary[figure] for figure in figures)))
     return Table(title, ("tier", "clients", *figures), tuple(rows), frozenset(figures))
 
