@@ -1,0 +1,1 @@
+"""The API that every client library speaks: OpenAI's, over a `silva.serving.backend.Backend`."""

@@ -1,0 +1,75 @@
+"""The HTTP side of serving as one ASGI application."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+
+from fastapi import FastAPI
+
+from silva import __version__
+from silva.serving.api import errors, openapi
+from silva.serving.api.admin import admin, probes
+from silva.serving.api.envelope import Envelope
+from silva.serving.api.gate import Gate
+from silva.serving.api.grammar import Grammars
+from silva.serving.api.keys import KeyRing
+from silva.serving.api.metrics import Metrics
+from silva.serving.api.routes import answering, models
+from silva.serving.api.server import Server
+from silva.serving.api.settings import ApiSettings
+from silva.serving.api.text import TextModel, TextThreads
+from silva.serving.api.text_routes import texts
+from silva.serving.backend import Backend
+
+
+def create_app(
+    backend: Backend,
+    text: TextModel,
+    settings: ApiSettings | None = None,
+    *,
+    keys: KeyRing | None = None,
+    admin_keys: KeyRing | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> FastAPI:
+    """The API over `backend`, whose models all speak `text`.
+
+    keys            who may ask; without any, everybody
+    admin_keys      who may use `/admin/v1`; without any, callers on this machine
+    clock           the one that the backend's phases are told on
+
+    `app.state.server` is the Server; its gate is closed to admit nothing more. The caller opens and
+    closes the backend: see `silva.serving.api.serve`.
+    """
+    settings = settings or ApiSettings()
+    gate, threads = Gate(settings, clock), TextThreads()
+    server = Server(
+        backend=backend,
+        text=text,
+        settings=settings,
+        keys=keys or KeyRing(),
+        admin_keys=admin_keys or KeyRing(),
+        gate=gate,
+        metrics=Metrics(backend, gate),
+        grammars=Grammars(settings, threads),
+        threads=threads,
+        clock=clock,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        threads.close()
+
+    # The usual pages of documentation load their scripts from elsewhere.
+    app = FastAPI(
+        title="silva", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    app.state.server = server
+    for router in (answering, models, texts, admin, probes):
+        app.include_router(router(server))
+    errors.install(app)
+    openapi.install(app)
+    app.add_middleware(Envelope, count=server.metrics.request)
+    return app
