@@ -186,21 +186,22 @@ class Hub:
     def _welcome(self, peer: Peer, hello: Hello) -> None:
         peer.pid, peer.address, peer.load = hello.pid, hello.address, hello.load
         peer.state = "ready"
-        if peer.role != "cache":
+        if peer.role == "cache":
+            self._membership(peer)
+        else:
             self._send(peer.name, self._members())
-        self._membership(peer)
 
     def _members(self) -> Members:
         usable = (p for p in self.peers.values() if p.role == "cache" and p.usable)
         return Members(tuple(Member(p.name, p.address) for p in usable))
 
     def _membership(self, changed: Peer) -> None:
-        """Tell those who use the cache who shares its keys, if a cache peer came or went."""
+        """Tell everybody who shares the keys, if a cache peer came or went."""
         if changed.role != "cache":
             return
         members = self._members()
         for peer in self.peers.values():
-            if peer.role != "cache" and peer.state != "starting":
+            if peer.state != "starting":
                 self._send(peer.name, members)
 
     def _flight(self, request: str, attempt: int) -> Flight | None:

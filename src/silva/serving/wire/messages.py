@@ -39,7 +39,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Members(Message, frozen=True):
-    """front -> prefill, decode: the cache peers that share the keys from now on."""
+    """front -> peers: the cache peers that share the keys from now on."""
 
     caches: tuple[Member, ...]
 

@@ -123,7 +123,7 @@ class Ray:
 
         Runs what `call` left before it yields.
         """
-        ready = dict(self._poller.poll(timeout_s * 1000))
+        ready = dict(self._poller.poll(int(timeout_s * 1000)))
         if self._event in ready:
             os.eventfd_read(self._event)
         while True:
@@ -186,7 +186,7 @@ class Asker:
     def reply(self, where: str, timeout_s: float) -> AnyMessage | None:
         """The next message from there, or None when none comes in time."""
         socket = self._socket(where)
-        if not socket.poll(timeout_s * 1000):
+        if not socket.poll(int(timeout_s * 1000)):
             return None
         return decode(socket.recv())
 

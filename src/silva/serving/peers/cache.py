@@ -1,0 +1,149 @@
+"""A cache peer: keeps blocks by the digest of their content, and lets prefill peers read them.
+
+It answers at a socket of its own, so that lookups do not pass through the front. Work that may wait
+for a disk or for another peer's memory is done by threads; the peer's own thread only speaks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from silva.serving.cache import BlockStore, StoreConfig
+from silva.serving.peers.start import PeerStart
+from silva.serving.wire.messages import (
+    AnyMessage,
+    Forget,
+    Found,
+    Hello,
+    Kept,
+    Lookup,
+    Members,
+    Message,
+    Put,
+    Status,
+    Stop,
+)
+from silva.serving.wire.messages import Load as PeerLoad
+from silva.serving.wire.star import Ray, address
+from silva.transfer import Transfer, open_transfer
+
+log = logging.getLogger("silva.cache")
+
+STATUS_S = 0.5
+THREADS = 2
+
+
+class CachePeer:
+    """See the module."""
+
+    def __init__(self, start: PeerStart) -> None:
+        self._start = start
+        kv = start.config.kv
+        self._transfer: Transfer = open_transfer(start.config.transfer, start.token)
+        folder = Path(kv.cache_folder) / start.name if kv.cache_disk_bytes else None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._store = BlockStore(
+            StoreConfig(
+                ram_bytes=kv.cache_ram_bytes,
+                disk_bytes=kv.cache_disk_bytes,
+                folder=folder,
+                namespace_share=kv.namespace_share,
+            ),
+            self._transfer,
+        )
+        # The identity is new for every process: a question to a former one is not taken for ours.
+        self._address = address(start.folder, start.identity.replace("/", "-"))
+        self._ray = Ray(address(start.folder, "hub"), start.identity, serves=self._address)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        self._stopping = False
+
+    def run(self) -> None:
+        """Answer until told to stop."""
+        self._ray.send(Hello(self._start.name, "cache", os.getpid(), self._address))
+        told_s = 0.0
+        while not self._stopping:
+            for asker, message in self._ray.receive(STATUS_S):
+                self._take(asker, message)
+            now = time.monotonic()
+            if now - told_s >= STATUS_S:
+                told_s = now
+                self._store.expire(now)
+                self._ray.send(Status(PeerLoad(), self._counters()))
+        self._threads.shutdown(cancel_futures=True)
+        self._store.close()
+        self._transfer.close()
+        self._ray.close()
+
+    def _take(self, asker: bytes | None, message: AnyMessage) -> None:
+        match message:
+            case Lookup() if asker is not None:
+                self._work(asker, lambda: self._found(asker, message))
+            case Put() if asker is not None:
+                self._work(asker, lambda: self._kept(message))
+            case Forget() if asker is not None:
+                self._store.release(_holder(asker, message.number), time.monotonic())
+            case Members() if asker is None:
+                self._meet(message)
+            case Stop() if asker is None:
+                self._stopping = True
+            case _:
+                log.error("a message that is not for a cache peer: %s", type(message).__name__)
+
+    def _work(self, asker: bytes, work: Callable[[], Message]) -> None:
+        """Run `work` on a thread and send what it returns."""
+
+        def done(future: Future[Message]) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is not None:
+                # No answer: the one who asked gives up by himself and computes.
+                log.error("a question failed", exc_info=error)
+                return
+            self._ray.call(lambda: self._ray.answer(asker, future.result()))
+
+        self._threads.submit(work).add_done_callback(done)
+
+    def _found(self, asker: bytes, question: Lookup) -> Message:
+        holder = _holder(asker, question.number)
+        pieces = self._store.lookup(
+            question.keys, question.namespace, time.monotonic(), holder=holder
+        )
+        return Found(question.number, tuple(pieces))
+
+    def _kept(self, offer: Put) -> Message:
+        self._store.put_many(
+            offer.keys, offer.namespace, offer.pieces, self._transfer, time.monotonic()
+        )
+        return Kept(offer.number)
+
+    def _meet(self, members: Members) -> None:
+        """Blocks on the disks of the others can be read here too: they may have had our keys."""
+        folder = self._start.config.kv.cache_folder
+        if folder and self._start.config.kv.cache_disk_bytes:
+            others = (m.name for m in members.caches if m.name != self._start.name)
+            self._store.see_siblings(Path(folder) / name for name in others)
+
+    def _counters(self) -> dict[str, float]:
+        stats, kv = self._store.stats(), self._start.config.kv
+        return {
+            "objects": max(stats.ram_blocks, stats.disk_blocks),
+            "ram_bytes": stats.ram_bytes,
+            "ram_limit_bytes": kv.cache_ram_bytes,
+            "disk_bytes": stats.disk_bytes,
+            "disk_limit_bytes": kv.cache_disk_bytes,
+            "hits": stats.ram_hits + stats.disk_hits,
+            "misses": stats.misses,
+            "corrupt": stats.corrupt + stats.healed,
+            "write_errors": stats.write_errors,
+        }
+
+
+def _holder(asker: bytes, number: int) -> str:
+    return f"{asker.hex()}/{number}"
