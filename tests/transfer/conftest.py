@@ -1,4 +1,4 @@
-"""Let the tests of this folder share `parties`; one owner serves all tests that leave it whole."""
+"""Share `transfer_parties` among these tests; one owner serves all that leave it whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from parties import KINDS, Owner, Parties
+from transfer_parties import KINDS, Owner, Parties
 
 
 @pytest.fixture(scope="session", params=KINDS)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parties import Owner, Parties
+from transfer_parties import Owner, Parties
 
 from silva.transfer import (
     CorruptError,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from parties import ProcessOwner
+from transfer_parties import ProcessOwner
 
 from silva.errors import ConfigError
 from silva.transfer import GoneError, Piece, RefusedError, Region, shm
