@@ -1,0 +1,17 @@
+"""Let the tests of this folder share `cache_blocks`: pytest's importlib mode leaves the path alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cache_blocks import Peer
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()

@@ -1,0 +1,438 @@
+"""The store: two tiers, namespaces, leases, faults of the peers it pulls from, many threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cache_blocks import NOW_S, SPACE, Peer, content, key, wait_until
+
+from silva.errors import ConfigError
+from silva.serving.cache import BlockStore, StoreConfig, block_file, disk, writer
+from silva.transfer import CorruptError, GoneError
+
+SIZE = 4096
+DISK_CHARGE = 1 << 14
+
+
+class Stores:
+    """Stores of one test, all closed at its end."""
+
+    def __init__(self, peer: Peer, folder: Path) -> None:
+        self.peer, self.folder = peer, folder
+        self._open: list[BlockStore] = []
+
+    def __call__(
+        self, ram: float = 8, disk: float = 0, name: str = "cache-0", **rest: Any
+    ) -> BlockStore:
+        config = StoreConfig(
+            int(ram * SIZE), int(disk * DISK_CHARGE), self.folder / name if disk else None, **rest
+        )
+        store = BlockStore(config, self.peer.store_side)
+        self._open.append(store)
+        return store
+
+    def close(self) -> None:
+        for store in self._open:
+            store.close()
+
+
+@pytest.fixture
+def stores(peer: Peer, tmp_path: Path) -> Iterator[Stores]:
+    stores = Stores(peer, tmp_path)
+    yield stores
+    stores.close()
+
+
+def test_what_was_put_is_found_and_right(stores: Stores, peer: Peer) -> None:
+    store = stores()
+    assert peer.put(store, [1, 2], SIZE) == ["stored", "stored"]
+    assert store.contains([key(n) for n in (1, 2, 3)], SPACE) == [True, True, False]
+    assert peer.found(store, [1, 2, 3], SIZE) == [1, 2]
+    assert peer.put(store, [2], SIZE) == ["known"]
+    stats = store.stats()
+    assert (stats.ram_hits, stats.misses, stats.stored, stats.known) == (2, 1, 2, 1)
+    assert (stats.ram_blocks, stats.ram_bytes, stats.leases) == (2, 2 * SIZE, 0)
+
+
+def test_several_at_once_are_pulled_each_into_its_place(stores: Stores, peer: Peer) -> None:
+    store = stores(ram=200)
+    numbers = list(range(150))
+    sources = [peer.has(content(n, SIZE))[1] for n in numbers]
+    sources[7] = replace(sources[7], checksum=0)
+    kept = store.put_many([key(n) for n in numbers], SPACE, sources, peer.store_side, NOW_S)
+    assert [n for n in numbers if kept[n] != "stored"] == [7] and kept[7] == "failed"
+    assert peer.found(store, numbers, SIZE) == [n for n in numbers if n != 7]
+    assert store.put_many([], SPACE, [], peer.store_side, NOW_S) == []
+
+
+def test_the_same_key_twice_in_one_put_is_pulled_once(stores: Stores, peer: Peer) -> None:
+    store = stores()
+    source = peer.has(content(1, SIZE))[1]
+    kept = store.put_many([key(1)] * 2, SPACE, [source] * 2, peer.store_side, NOW_S)
+    assert kept == ["stored", "known"] and peer.found(store, [1], SIZE) == [1]
+
+
+def test_the_least_recently_used_leaves_ram(stores: Stores, peer: Peer) -> None:
+    store = stores(ram=3)
+    peer.put(store, [1, 2, 3], SIZE)
+    peer.found(store, [1], SIZE)
+    peer.put(store, [4], SIZE)
+    assert peer.found(store, [1, 2, 3, 4], SIZE) == [1, 3, 4]
+    assert store.stats().ram_evictions == 1
+
+
+def test_no_hit_across_namespaces(stores: Stores, peer: Peer) -> None:
+    store = stores(disk=8)
+    peer.put(store, [1], SIZE, space="a")
+    store.flush(30)
+    assert peer.found(store, [1], SIZE, space="b") == []
+    assert store.contains([key(1)], "b") == [False]
+    # The same key with other content elsewhere is another block.
+    peer.put(store, [1], SIZE // 2, space="b")
+    assert peer.found(store, [1], SIZE // 2, space="b") == [1]
+    assert peer.found(store, [1], SIZE, space="a") == [1]
+
+
+def test_a_namespace_has_its_quota_in_each_tier(stores: Stores, peer: Peer) -> None:
+    quotas = {"small": 2 * SIZE}
+    store = stores(ram=8, disk=8, namespace_share=0.5, quotas=quotas)
+    peer.put(store, range(6), SIZE, space="large")
+    peer.put(store, range(10, 14), SIZE, space="small")
+    assert store.flush(30)
+    assert sum(store.contains([key(n) for n in range(6)], "large")) == 4
+    assert peer.found(store, range(10, 14), SIZE, space="small") == [12, 13]
+    assert store.stats().ram_blocks == 6
+
+
+def test_blocks_of_several_sizes_share_the_memory(stores: Stores, peer: Peer) -> None:
+    store = stores(ram=16)
+    sizes = {n: random.Random(n).choice([1, 100, SIZE, 3 * SIZE, 5 * SIZE]) for n in range(100)}
+    for number, size in sizes.items():
+        assert peer.put(store, [number], size) == ["stored"]
+        assert peer.found(store, [number], size) == [number]
+    hits = [n for n, size in sizes.items() if peer.found(store, [n], size)]
+    assert len(hits) > 3
+    # One as large as the memory: everything else must go, gaps or not.
+    assert peer.put(store, [200], 16 * SIZE) == ["stored"]
+    assert peer.found(store, [200], 16 * SIZE) == [200] and store.stats().ram_blocks == 1
+
+
+@pytest.mark.parametrize("length", [8 * SIZE + 1, 2**62, 2**64 - 1, -1])
+def test_a_block_that_does_not_fit_is_refused(stores: Stores, peer: Peer, length: int) -> None:
+    store = stores(ram=8)
+    peer.put(store, [1], SIZE)
+    source = replace(peer.has(b"")[1], length=length)
+    assert store.put(key(2), SPACE, source, peer.store_side, NOW_S) == "refused"
+    assert peer.found(store, [1, 2], SIZE) == [1] and store.stats().refused == 1
+
+
+class TestLeases:
+    def test_a_block_that_was_handed_out_stays(self, stores: Stores, peer: Peer) -> None:
+        store = stores(ram=2)
+        peer.put(store, [1, 2], SIZE)
+        (piece,) = store.lookup([key(1)], SPACE, NOW_S, "a")
+        peer.put(store, [3, 4, 5], SIZE)
+        assert piece and peer.read(piece) == content(1, SIZE)
+        assert store.stats().leases == 1
+        store.release("a", NOW_S)
+        peer.put(store, [6, 7], SIZE)
+        with pytest.raises(CorruptError):
+            peer.read(piece)
+        assert store.stats().leases == 0
+
+    def test_nothing_is_taken_in_while_everything_is_handed_out(
+        self, stores: Stores, peer: Peer
+    ) -> None:
+        store = stores(ram=2, lease_s=5.0)
+        peer.put(store, [1, 2], SIZE)
+        pieces = store.lookup([key(1), key(2)], SPACE, NOW_S, "a")
+        assert peer.put(store, [3], SIZE) == ["refused"]
+        assert [piece and peer.read(piece) for piece in pieces] == [
+            content(1, SIZE),
+            content(2, SIZE),
+        ]
+        source = peer.has(content(3, SIZE))[1]
+        assert store.put(key(3), SPACE, source, peer.store_side, NOW_S + 4.9) == "refused"
+        # The holder never came back.
+        assert store.put(key(3), SPACE, source, peer.store_side, NOW_S + 5.0) == "stored"
+        store.release("a", NOW_S + 6)
+
+    def test_leases_of_several_holders_are_their_own(self, stores: Stores, peer: Peer) -> None:
+        store = stores(ram=1)
+        peer.put(store, [1], SIZE)
+        for holder in ("a", "b", "b"):
+            store.lookup([key(1), key(9)], SPACE, NOW_S, holder)
+        store.release("a", NOW_S)
+        store.release("a", NOW_S)
+        store.release("nobody", NOW_S)
+        assert peer.put(store, [2], SIZE) == ["refused"]
+        store.release("b", NOW_S)
+        assert peer.put(store, [2], SIZE) == ["stored"]
+
+    def test_silent_holders_are_forgotten(self, stores: Stores, peer: Peer) -> None:
+        store = stores(ram=1)
+        peer.put(store, [1], SIZE)
+        store.lookup([key(1)], SPACE, NOW_S, "a")
+        store.expire(NOW_S + 9)
+        assert store.stats().leases == 1
+        store.expire(NOW_S + 10)
+        assert store.stats().leases == 0
+
+    def test_a_wrong_key_leaves_no_lease(self, stores: Stores, peer: Peer) -> None:
+        store = stores(ram=1)
+        peer.put(store, [1], SIZE)
+        with pytest.raises(ValueError, match="32 bytes"):
+            store.lookup([key(1), b"short"], SPACE, NOW_S, "a")
+        assert peer.put(store, [2], SIZE) == ["stored"]
+
+
+class TestPeersThatFail:
+    @pytest.mark.parametrize(
+        ("fault", "value"),
+        [("corrupt", 1), ("drop", 1), ("stopped", True), ("dead", True), ("dies_after", 0)],
+    )
+    def test_what_did_not_arrive_is_not_kept(
+        self, stores: Stores, peer: Peer, fault: str, value: Any
+    ) -> None:
+        store = stores(ram=1, disk=4)
+        source = peer.has(content(1, SIZE))[1]
+        setattr(peer.transfer.faults, fault, value)
+        assert store.put(key(1), SPACE, source, peer.store_side, NOW_S) == "failed"
+        setattr(peer.transfer.faults, fault, type(value)(0) if fault != "dies_after" else None)
+        peer.transfer.faults.dead = False
+        assert store.contains([key(1)], SPACE) == [False]
+        assert peer.found(store, [1], SIZE) == []
+        assert store.stats().failed == 1 and store.stats().ram_bytes == 0
+        assert peer.put(store, [1], SIZE) == ["stored"]
+        assert peer.found(store, [1], SIZE) == [1]
+
+    def test_a_lookup_does_not_wait_for_a_block_on_its_way(
+        self, stores: Stores, peer: Peer
+    ) -> None:
+        store = stores()
+        arrived, go_on = threading.Event(), threading.Event()
+
+        def sleep(_: float) -> None:
+            arrived.set()
+            go_on.wait(30)
+
+        peer.transfer.faults.delay_s = 0.1
+        peer.store_side._sleep = sleep
+        thread = threading.Thread(target=peer.put, args=(store, [1], SIZE))
+        thread.start()
+        assert arrived.wait(30)
+        assert peer.found(store, [1], SIZE) == []
+        assert peer.put(store, [1], SIZE) == ["known"]
+        go_on.set()
+        thread.join()
+        peer.transfer.faults.delay_s = 0.0
+        assert peer.found(store, [1], SIZE) == [1]
+
+
+class TestDisk:
+    def test_what_left_ram_is_read_from_disk(self, stores: Stores, peer: Peer) -> None:
+        store = stores(ram=2, disk=8)
+        for number in range(5):
+            peer.put(store, [number], SIZE)
+            assert store.flush(30)
+        assert peer.found(store, range(2), SIZE) == [0, 1]
+        assert peer.found(store, [0, 1], SIZE) == [0, 1]
+        stats = store.stats()
+        assert (stats.disk_hits, stats.ram_hits, stats.misses) == (2, 2, 0)
+        assert (stats.disk_blocks, stats.lost_unwritten, stats.unwritten) == (5, 0, 0)
+        assert peer.put(store, [3], SIZE) == ["known"]
+
+    def test_it_survives_a_restart(self, stores: Stores, peer: Peer) -> None:
+        store = stores(ram=4, disk=8)
+        peer.put(store, range(4), SIZE)
+        store.close()
+        store.close()
+        again = stores(ram=4, disk=8)
+        assert peer.found(again, range(5), SIZE) == [0, 1, 2, 3]
+        assert again.stats().disk_hits == 4
+
+    def test_a_hit_in_ram_counts_on_disk_too(self, stores: Stores, peer: Peer) -> None:
+        store = stores(ram=8, disk=2)
+        for number in (1, 2):
+            peer.put(store, [number], SIZE)
+            assert store.flush(30)
+        peer.found(store, [1], SIZE)
+        peer.put(store, [3], SIZE)
+        store.close()
+        assert peer.found(stores(ram=8, disk=2), [1, 2, 3], SIZE) == [1, 3]
+
+    def test_a_damaged_file_is_a_miss_and_room_comes_back(self, stores: Stores, peer: Peer) -> None:
+        store = stores(ram=1, disk=8)
+        peer.put(store, [1], SIZE)
+        store.close()
+        (path,) = stores.folder.rglob("*.kv")
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        again = stores(ram=1, disk=8)
+        assert peer.found(again, [1], SIZE) == []
+        stats = again.stats()
+        assert (stats.corrupt, stats.disk_hits, stats.misses) == (1, 0, 1)
+        assert (stats.ram_blocks, stats.disk_blocks) == (0, 0)
+        assert peer.put(again, [1], SIZE) == ["stored"] and peer.found(again, [1], SIZE) == [1]
+
+    def test_no_room_in_ram_is_a_miss(self, stores: Stores, peer: Peer) -> None:
+        store = stores(ram=1, disk=8)
+        for number in (1, 2):
+            peer.put(store, [number], SIZE)
+            store.flush(30)
+        assert store.lookup([key(2), key(1)], SPACE, NOW_S, "a")[1] is None
+        store.release("a", NOW_S)
+        assert peer.found(store, [1], SIZE) == [1]
+
+    def test_a_full_disk_leaves_ram_alone_and_is_used_again(
+        self, stores: Stores, peer: Peer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = os.writev
+
+        def refuse(*_: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(block_file.os, "writev", refuse)
+        monkeypatch.setattr(disk, "RETRY_S", 0.0)
+        monkeypatch.setattr(writer, "LOOK_AGAIN_S", 0.01)
+        store = stores(ram=4, disk=8)
+        assert peer.put(store, range(4), SIZE) == ["stored"] * 4
+        assert not store.flush(30)
+        assert peer.found(store, range(4), SIZE) == [0, 1, 2, 3]
+        peer.put(store, [4, 5], SIZE)
+        stats = store.stats()
+        assert not stats.disk_healthy and stats.write_errors and stats.lost_unwritten == 2
+        monkeypatch.setattr(block_file.os, "writev", real)
+        # What waited in RAM is written after all.
+        wait_until(lambda: store.flush(1))
+        assert store.stats().disk_healthy and store.stats().disk_blocks == 4
+        store.close()
+        hits = peer.found(stores(ram=8, disk=8), range(6), SIZE)
+        assert len(hits) == 4 and hits[-2:] == [4, 5]
+
+    def test_a_block_that_the_disk_never_takes_holds_up_no_other(
+        self, stores: Stores, peer: Peer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = os.writev
+
+        def no_large_ones(descriptor: int, parts: list[memoryview]) -> int:
+            if len(parts[-1]) > SIZE:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            return real(descriptor, parts)
+
+        monkeypatch.setattr(block_file.os, "writev", no_large_ones)
+        monkeypatch.setattr(disk, "RETRY_S", 0.0)
+        monkeypatch.setattr(writer, "LOOK_AGAIN_S", 0.01)
+        store = stores(ram=8, disk=8)
+        peer.put(store, [1], 2 * SIZE)
+        peer.put(store, [2, 3], SIZE)
+        wait_until(lambda: store.stats().disk_blocks == 2)
+        assert store.stats().unwritten == 1
+
+    def test_a_folder_in_use_gives_no_store_and_no_thread(self, stores: Stores) -> None:
+        stores(disk=8)
+        before = threading.active_count()
+        with pytest.raises(ConfigError, match="another process"):
+            stores(disk=8)
+        assert threading.active_count() == before
+
+    def test_siblings_are_looked_into(self, stores: Stores, peer: Peer) -> None:
+        left, right = stores(disk=8, name="cache-0"), stores(disk=8, name="cache-1")
+        peer.put(left, [1], SIZE)
+        assert left.flush(30)
+        assert peer.found(right, [1], SIZE) == []
+        right.see_siblings([stores.folder / "cache-0"])
+        assert peer.found(right, [1], SIZE) == [1] and right.stats().disk_hits == 1
+
+    def test_threads_that_want_one_block_read_it_once(
+        self, stores: Stores, peer: Peer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = stores(ram=4, disk=8)
+        peer.put(store, [1], SIZE)
+        store.close()
+        again = stores(ram=4, disk=8)
+        real, begun, go_on = os.preadv, threading.Event(), threading.Event()
+
+        def slow(*args: Any) -> int:
+            begun.set()
+            go_on.wait(30)
+            return real(*args)
+
+        monkeypatch.setattr(block_file.os, "preadv", slow)
+        with ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(again.lookup, [key(1)], SPACE, NOW_S, f"h{k}") for k in range(4)]
+            assert begun.wait(30)
+            go_on.set()
+            pieces = {call.result()[0] for call in calls}
+        assert len(pieces) == 1 and None not in pieces
+        assert again.stats().disk_hits == 1 and again.stats().ram_hits == 3
+
+
+def test_changed_bytes_in_ram_are_refused_by_readers_and_healed_by_the_next_put(
+    stores: Stores, peer: Peer
+) -> None:
+    store = stores()
+    peer.put(store, [1], SIZE)
+    (piece,) = store.lookup([key(1)], SPACE, NOW_S, "a")
+    assert piece
+    store._exposed.buffer[piece.offset] ^= 1
+    with pytest.raises(CorruptError):
+        peer.read(piece)
+    # Its place is handed out still.
+    assert peer.put(store, [1], SIZE) == ["known"]
+    store.release("a", NOW_S)
+    assert peer.put(store, [1], SIZE) == ["stored"]
+    assert peer.found(store, [1], SIZE) == [1] and store.stats().healed == 1
+
+
+def test_a_closed_store_gives_and_takes_nothing(stores: Stores, peer: Peer) -> None:
+    store = stores(disk=8)
+    peer.put(store, [1], SIZE)
+    (piece,) = store.lookup([key(1)], SPACE, NOW_S, "a")
+    store.close()
+    assert piece
+    with pytest.raises(GoneError):
+        peer.read(piece)
+    assert peer.put(store, [2], SIZE) == ["refused"]
+
+
+def test_many_threads_put_and_look_up_and_nothing_wrong_is_given(
+    stores: Stores, peer: Peer
+) -> None:
+    """RAM for a third and disk for two thirds of the blocks, all held by some thread or other."""
+    store = stores(ram=16, disk=30)
+    sources = {n: peer.has(content(n, SIZE))[1] for n in range(48)}
+
+    def work(seed: int) -> int:
+        draw, hits = random.Random(seed), 0
+        for _ in range(60):
+            numbers = draw.sample(range(48), 3)
+            if draw.random() < 0.5:
+                pieces = [sources[n] for n in numbers]
+                store.put_many([key(n) for n in numbers], SPACE, pieces, peer.store_side, NOW_S)
+            found = store.lookup([key(n) for n in numbers], SPACE, NOW_S, f"thread-{seed}")
+            for number, piece in zip(numbers, found, strict=True):
+                if piece is not None:
+                    assert peer.read(piece) == content(number, SIZE)
+                    hits += 1
+            store.release(f"thread-{seed}", NOW_S)
+        return hits
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(work, range(6))) > 100
+    stats = store.stats()
+    assert stats.leases == 0 and stats.corrupt == 0 and stats.failed == 0
+    assert stats.ram_bytes == stats.ram_blocks * SIZE <= 16 * SIZE
+    assert store.flush(30) and store.stats().unwritten == 0
+    # Nothing stayed pinned: one block can have all of it.
+    assert peer.put(store, [99], 16 * SIZE) == ["stored"]
