@@ -1,0 +1,1 @@
+"""The supernode as a model: hardware, costs, pipelines, and what they predict."""
