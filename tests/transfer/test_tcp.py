@@ -269,6 +269,17 @@ def test_connections_are_kept_and_not_more_than_needed(
     assert owner._server and len(owner._server._readers) == 1
 
 
+def test_owners_that_are_gone_are_forgotten_with_their_connections(reader: TcpTransfer) -> None:
+    with TcpTransfer(SECRET) as lasting:
+        piece = exposed_piece(lasting)
+        assert read(reader, piece) == CONTENT
+        for _ in range(5):
+            with TcpTransfer(SECRET) as passing:
+                assert read(reader, exposed_piece(passing)) == CONTENT
+        assert len(reader._owners) == 2
+        assert read(reader, piece) == CONTENT
+
+
 def test_a_batch_beyond_the_limit_of_one_question(owner: TcpTransfer, reader: TcpTransfer) -> None:
     exposed = owner.allocate(MAX_SPANS + 10)
     pieces = [exposed.piece(k, 1) for k in range(MAX_SPANS + 10)]

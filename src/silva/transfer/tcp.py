@@ -123,9 +123,11 @@ class TcpTransfer(Transfer):
         with self._lock:
             if self._closed:
                 raise RefusedError("this transfer is closed")
-            if region.address not in self._owners:
-                self._owners[region.address] = _Owner(region.address, self._secret)
-            owner = self._owners[region.address]
+            owner = self._owners.get(region.address)
+            if owner is None:
+                # Owners come and go, each on its own port: those that are gone must not pile up.
+                self._owners = {at: one for at, one in self._owners.items() if one.is_there()}
+                owner = self._owners[region.address] = _Owner(region.address, self._secret)
         for start in range(0, len(parts), MAX_SPANS):
             yield from owner.fetch(region.token, parts[start : start + MAX_SPANS], deadline_s)
 
@@ -166,6 +168,16 @@ class _Owner:
             # In the middle of an answer it is of no more use.
             if line is not None:
                 line.close()
+
+    def is_there(self) -> bool:
+        """Whether it is worth remembering; lets go of connections that the owner has ended."""
+        with self._lock:
+            ended = [line for line in self._idle if line.ended()]
+            self._idle = [line for line in self._idle if line not in ended]
+            worth = bool(self._idle) or self._asked_again_s > time.monotonic()
+        for line in ended:
+            line.close()
+        return worth
 
     def close(self) -> None:
         with self._lock:

@@ -141,6 +141,17 @@ class Line:
         self._link.settimeout(patience_s)
         self._link.recv(1, socket.MSG_PEEK)
 
+    def ended(self) -> bool:
+        """Whether the other side has closed it, or said something unasked."""
+        try:
+            self._link.settimeout(0.0)
+            self._link.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
     def close(self) -> None:
         self._link.close()
 
