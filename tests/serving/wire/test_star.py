@@ -12,14 +12,12 @@ import zmq
 from silva.serving.wire.messages import (
     AnyMessage,
     Cancel,
-    Found,
     Hello,
-    Lookup,
     Members,
     Stop,
     encode,
 )
-from silva.serving.wire.star import Asker, Centre, Ray, address
+from silva.serving.wire.star import Centre, Ray, address
 
 
 def test_front_and_peer_speak_in_order(tmp_path: Path) -> None:
@@ -85,20 +83,4 @@ def test_other_threads_leave_work_for_the_peers_own(tmp_path: Path) -> None:
         list(ray.receive(10.0))
     assert ran_on == [threading.get_ident()]
     assert time.monotonic() - start < 9  # woken, not timed out
-    ray.close()
-
-
-def test_questions_are_answered_or_given_up(tmp_path: Path) -> None:
-    where = address(tmp_path, "cache-1")
-    ray = Ray(address(tmp_path, "hub"), "cache-1", serves=where)
-    asker = Asker()
-    asker.send(where, Lookup(1, "", (b"k",)))
-    (who, question) = next(ray.receive(5.0))
-    assert who is not None
-    assert question == Lookup(1, "", (b"k",))
-    ray.answer(who, Found(1, (None,)))
-    assert asker.reply(where, 5.0) == Found(1, (None,))
-    assert asker.reply(where, 0.01) is None
-    assert asker.reply(address(tmp_path, "nobody"), 0.01) is None
-    asker.close()
     ray.close()

@@ -11,8 +11,7 @@ import asyncio
 import logging
 import os
 import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ def address(folder: Path, name: str) -> str:
     return f"ipc://{folder / name}"
 
 
-def _limits(socket: Any) -> None:
+def set_limits(socket: Any) -> None:
+    """What every socket of a run has set."""
     socket.setsockopt(zmq.LINGER, 0)
     # Nothing is dropped when a reader is slow: admission bounds what can be under way.
     socket.setsockopt(zmq.SNDHWM, 0)
@@ -50,7 +50,7 @@ class Centre:
     def __init__(self, where: str, receive: Callable[[str, AnyMessage], None]) -> None:
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
-        _limits(self._socket)
+        set_limits(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 0)
         self._socket.bind(where)
         self._receive = receive
@@ -89,7 +89,7 @@ class Ray:
         """`serves`: the address at which this peer also answers others (a cache peer does)."""
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        _limits(self._socket)
+        set_limits(self._socket)
         self._socket.setsockopt(zmq.IDENTITY, identity.encode())
         self._socket.connect(where)
         self._own = None
@@ -97,7 +97,7 @@ class Ray:
         self._poller.register(self._socket, zmq.POLLIN)
         if serves is not None:
             self._own = self._context.socket(zmq.ROUTER)
-            _limits(self._own)
+            set_limits(self._own)
             self._own.bind(serves)
             self._poller.register(self._own, zmq.POLLIN)
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -165,47 +165,3 @@ class Ray:
         self._socket.close(linger=1000)
         self._context.destroy(linger=1000)
         os.close(self._event)
-
-
-class Asker:
-    """Asks cache peers, for one thread: a socket each, replies within a time or not at all."""
-
-    def __init__(self) -> None:
-        self._context = zmq.Context()
-        self._sockets: dict[str, Any] = {}
-        self._thread = threading.get_ident()
-
-    def keep(self, addresses: Iterable[str]) -> None:
-        """Close the sockets to all others."""
-        for gone in set(self._sockets) - set(addresses):
-            self._sockets.pop(gone).close()
-
-    def send(self, where: str, message: Message) -> None:
-        self._socket(where).send(encode(message))
-
-    def reply(self, where: str, timeout_s: float) -> AnyMessage | None:
-        """The next message from there, or None when none comes in time."""
-        socket = self._socket(where)
-        if not socket.poll(int(timeout_s * 1000)):
-            return None
-        return decode(socket.recv())
-
-    def forget(self, where: str) -> None:
-        """Close the socket, so that a late reply is not taken for that to a later question."""
-        socket = self._sockets.pop(where, None)
-        if socket is not None:
-            socket.close()
-
-    def _socket(self, where: str) -> Any:
-        assert threading.get_ident() == self._thread, "ZeroMQ sockets belong to one thread"
-        if where not in self._sockets:
-            socket = self._context.socket(zmq.DEALER)
-            _limits(socket)
-            socket.connect(where)
-            self._sockets[where] = socket
-        return self._sockets[where]
-
-    def close(self) -> None:
-        for socket in self._sockets.values():
-            socket.close()
-        self._context.destroy(linger=0)
