@@ -1,0 +1,297 @@
+"""The scheduler of an engine: continuous batching with chunked prefill, prefix reuse, preemption.
+
+    state = State(Settings(blocks=1024, context_tokens=2048, target_s=0.050))
+    while serving:
+        for request in arrived():
+            add(state, request, identity.keys(request))
+        plan = schedule(state, now_s(), step_time)
+        result = runner.run(plan)                 # seconds, and who sampled an end token
+        if plan.tokens:
+            step_time.observe(*state.load(), result.seconds)
+            for ended in update(state, result).ended:
+                tell(ended.request, ended.reason)
+
+A plan is the difference to the one before. A runner applies it in this order: forget the tables of
+`left`, append `blocks`, let `joined` decode from now on, then compute one token of everybody who
+decodes and all `chunks`. A plan without tokens is no step: apply its `left`, do not `update`.
+
+There are no modes. A prefill peer adds its requests with `hand_over` and releases them
+(`silva.control.handover`), a decode peer reserves and commits, a colocated engine does neither.
+Blocks that other peers have cached come in through `silva.control.fills`.
+
+The cost of a step is that of the requests that change in it, however many go on decoding: see
+`State.growth` and `State.ends`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from silva.control import holdings
+from silva.control.handover import new_entry
+from silva.control.request import Chunk, FinishReason, Plan, Request, StepResult
+from silva.control.slo import StepTime
+from silva.control.state import Entry, Stage, State
+from silva.control.step import StepBuilder
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A request that is over. Its blocks are free and its id may be used again."""
+
+    request: str
+    reason: FinishReason
+    cached_tokens: int
+    preemptions: int
+    started_s: float | None
+    """`now_s` of the step that first computed anything of it."""
+
+
+@dataclass
+class Update:
+    """What a step came to, in the order in which it did."""
+
+    ended: list[Ended] = field(default_factory=list)
+    handed: list[str] = field(default_factory=list)
+    """Requests whose prompt is computed and first token sampled, held until they are released."""
+    stored: list[tuple[bytes, int]] = field(default_factory=list)
+    """Keys whose blocks are complete now and were not found before: to store in the cache. `pin`
+    them for as long as the copy takes.
+    """
+
+
+def add(
+    state: State,
+    request: Request,
+    keys: Sequence[bytes] = (),
+    *,
+    hand_over: bool = False,
+    lookup: bool = False,
+) -> None:
+    """Queue a request.
+
+    keys       of its full blocks (`CacheIdentity.keys`); empty: it shares nothing
+    hand_over  end here after the first token and hold the blocks for a decode peer
+    lookup     ask the cache peers for blocks that this pool lacks (`silva.control.fills`)
+
+    Raises ValueError for an id in use, no prompt, a prompt over the context, no token left to say,
+    or more keys than full blocks. A request that fits the context always ends: the pool holds it.
+    """
+    entry = new_entry(state, request, keys, hand_over=hand_over, lookup=lookup)
+    state.entries[request.id] = entry
+    holdings.enqueue(state, entry)
+
+
+def cancel(state: State, request: str) -> bool:
+    """Forget a request, wherever it stands; False when it is not known.
+
+    Its blocks are free at once, unless a step or a transfer writes to them right now: then after
+    `update`, or after `filled`, `give_up`, `commit` or `abandon`. Until then its id is in use.
+    """
+    entry = state.entries.get(request)
+    if entry is None:
+        return False
+    if state.plan is not None and _in_step(state, entry):
+        if not entry.cancelled:
+            state.doomed.append(request)
+        entry.cancelled = True
+    elif entry.stage in (Stage.FILLING, Stage.RESERVED):
+        entry.cancelled = True
+    else:
+        holdings.remove(state, entry)
+    return True
+
+
+def schedule(state: State, now_s: float, step_time: StepTime) -> Plan:
+    """The next step. If it has tokens it is in flight, and `update` must follow.
+
+    Raises RuntimeError while a step is in flight.
+    """
+    if state.plan is not None:
+        raise RuntimeError(f"step {state.plan.step} is in flight: update comes before schedule")
+    plan = StepBuilder(state, now_s, step_time).build()
+    if plan.tokens:
+        state.plan = plan
+    return plan
+
+
+def update(state: State, result: StepResult) -> Update:
+    """Take in what the step in flight came to.
+
+    Raises ValueError when the result is of another step, or says of a request that was not given a
+    token in it that it finished.
+    """
+    plan = state.plan
+    if plan is None or plan.step != result.step:
+        raise ValueError(f"step {result.step} is not in flight")
+    reasons = dict(result.finished)
+    for request in reasons:
+        entry = state.entries.get(request)
+        if entry is None or not _samples(state, entry):
+            raise ValueError(f"{request} was given no token in step {result.step}")
+    out, flight = Update(), state.flight
+    state.plan, state.flight = None, {}
+    for request, chunk in flight.items():
+        _take_in(state, state.entries[request], chunk, reasons.get(request), out)
+    for request, reason in reasons.items():
+        if request not in flight:
+            _end(state, state.entries[request], reason, out)
+    _end_of_step(state, out)
+    for request in state.doomed:
+        if request in state.entries:
+            holdings.remove(state, state.entries[request])
+    state.doomed.clear()
+    return out
+
+
+def ending(state: State) -> tuple[str, ...]:
+    """Requests that will have reached their length with the step in flight."""
+    return state.ends.due(state.step) if state.plan is not None else ()
+
+
+def learn(state: State, request: str, keys: Sequence[bytes]) -> tuple[tuple[bytes, int], ...]:
+    """Let later requests share what this one has been given too, a next turn of a conversation.
+
+    `keys` are those of its prompt and its tokens so far (`prefix.extend`). Called while it is known
+    here, at the latest before the `update` that ends it (`ending`, `StepResult.finished`). Returns
+    keys and blocks that were not found before, as in `Update.stored`.
+
+    Raises ValueError when `keys` do not begin with those it has, or are more than its full blocks.
+    """
+    entry = state.entries[request]
+    length = state.length_of(entry)
+    known = tuple(keys[: len(entry.keys)]) == tuple(entry.keys)
+    if not known or len(keys) > length // state.settings.block_tokens:
+        raise ValueError(f"these are not keys of {request}")
+    entry.keys = keys
+    if entry.stage is not Stage.DECODING:
+        return ()
+    full = min((length - 1) // state.settings.block_tokens, len(keys))
+    first = full
+    while first and state.index.key_of(entry.blocks[first - 1]) is None:
+        first -= 1
+    return tuple(holdings.complete(state, entry, range(first, full), request))
+
+
+def pin(state: State, blocks: Sequence[int]) -> None:
+    """Keep blocks that are used or can be found, whatever becomes of their requests."""
+    for block in blocks:
+        state.pool.share(block)
+        state.pins[block] = state.pins.get(block, 0) + 1
+
+
+def unpin(state: State, blocks: Sequence[int]) -> None:
+    """Undo `pin`, once for each time. ValueError for a block that is not pinned."""
+    for block in blocks:
+        if not state.pins.get(block):
+            raise ValueError(f"block {block} is not pinned")
+        state.pins[block] -= 1
+        if not state.pins[block]:
+            del state.pins[block]
+        state.pool.release((block,))
+    state.stuck = False
+
+
+def quiet_steps(state: State) -> int:
+    """For how many steps from now on the same requests decode and nothing else happens.
+
+    The last of them may be the last of a request. 0 when the next step must be scheduled: someone
+    joins, a prompt is computed, or blocks run out. Arrivals, transfers and a changed `StepTime` are
+    not foreseen: whoever advances stops before them.
+    """
+    queued = state.started or state.waiting
+    if state.plan is not None or state.joining or (queued and not state.stuck):
+        return 0
+    last = state.ends.first()
+    if last is None:
+        return 0
+    steps = last - state.step + 1
+    if state.pool.free >= state.decoding * (1 + (steps - 1) // state.settings.block_tokens):
+        return steps
+    grows = state.growth.first()
+    return steps if grows is None else min(steps, grows - state.step)
+
+
+def advance(state: State, steps: int) -> Update:
+    """The same as so many rounds of `schedule` and `update` in which nobody samples an end token.
+
+    For simulators: no plan tells of the blocks that requests are given. The work of the first step
+    is `state.load()`; each later one has `decoding` more context tokens. Raises ValueError for more
+    than `quiet_steps`.
+    """
+    if not 0 <= steps <= quiet_steps(state):
+        raise ValueError(f"cannot advance {steps} steps, only {quiet_steps(state)} are quiet")
+    if not steps:
+        return Update()
+    first, last = state.step, state.step + steps - 1
+    while (due := state.growth.first()) is not None and due <= last:
+        state.step = due
+        for request in state.growth.pop(due):
+            holdings.grow(state, state.entries[request])
+    state.step = max(first, last)
+    out = Update()
+    _end_of_step(state, out)
+    return out
+
+
+def _end_of_step(state: State, out: Update) -> None:
+    for request in state.ends.pop(state.step):
+        _end(state, state.entries[request], "length", out)
+    state.step += 1
+
+
+def _take_in(
+    state: State, entry: Entry, chunk: Chunk, reason: FinishReason | None, out: Update
+) -> None:
+    """A chunk was computed: its blocks can be shared, and its last token is known if it sampled."""
+    size = state.settings.block_tokens
+    entry.computed = chunk.stop
+    full = min(chunk.stop // size, len(entry.keys))
+    made = range(chunk.start // size, full)
+    out.stored.extend(holdings.complete(state, entry, made, entry.request.id))
+    if not chunk.samples:
+        holdings.enqueue(state, entry)
+        return
+    state.lengthen(entry)
+    if reason is None and entry.length >= entry.limit:
+        reason = "length"
+    if reason is not None:
+        _end(state, entry, reason, out)
+    elif entry.hand_over and not entry.cancelled:
+        state.dismiss(entry)
+        entry.stage = Stage.HELD
+        state.held += 1
+        state.left[entry.request.id] = None
+        entry.told = 0
+        out.handed.append(entry.request.id)
+        state.refile(entry)
+    else:
+        entry.stage = Stage.JOINING
+        state.joining[entry.request.id] = None
+        state.promise(entry)
+        state.refile(entry)
+
+
+def _end(state: State, entry: Entry, reason: FinishReason, out: Update) -> None:
+    if not entry.cancelled:
+        out.ended.append(
+            Ended(
+                entry.request.id,
+                reason,
+                entry.cached_tokens,
+                entry.preemptions,
+                entry.started_s,
+            )
+        )
+    holdings.remove(state, entry)
+
+
+def _in_step(state: State, entry: Entry) -> bool:
+    return entry.stage is Stage.DECODING or entry.request.id in state.flight
+
+
+def _samples(state: State, entry: Entry) -> bool:
+    """Whether the step in flight gives the request a token."""
+    chunk = state.flight.get(entry.request.id)
+    return entry.stage is Stage.DECODING or (chunk is not None and chunk.samples)

@@ -1,0 +1,336 @@
+"""What the scheduler knows: settings, requests and where each stands, blocks, and counts.
+
+Nothing here decides. The counts are kept up to date by `admit`, `join` and `dismiss`, so that no
+step has to look at all requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from silva.control.agenda import Agenda
+from silva.control.blocks import BlockPool
+from silva.control.prefix import PrefixIndex
+from silva.control.request import Chunk, Plan, Request
+from silva.control.slo import Load
+from silva.control.urgency import Order, UrgencyQueue
+from silva.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of one engine. ConfigError for numbers that cannot work together."""
+
+    blocks: int
+    """KV blocks of the pool."""
+    context_tokens: int
+    """Longest request, prompt and answer together; it must fit into the pool."""
+    block_tokens: int = 16
+    step_tokens: int = 512
+    """Most positions computed in one step: decoding requests and chunks of prompts together."""
+    max_running: int = 64
+    """Most requests that are decoding or computing their prompt."""
+    target_s: float | None = None
+    """Time between tokens (TPOT) to hold; None: as many as `max_running`."""
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "context_tokens", "block_tokens", "step_tokens", "max_running"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{getattr(self, name)} is less than 1", where=name)
+        if self.target_s is not None and not self.target_s > 0:
+            raise ConfigError(f"{self.target_s} is not positive", where="target_s")
+        if self.max_running > self.step_tokens:
+            raise ConfigError(
+                f"{self.max_running} requests cannot all decode in a step of "
+                f"{self.step_tokens} tokens",
+                where="max_running",
+                remedy="raise step_tokens or lower max_running",
+            )
+        if self.blocks_for(self.context_tokens) > self.blocks:
+            raise ConfigError(
+                f"a request of {self.context_tokens} tokens needs "
+                f"{self.blocks_for(self.context_tokens)} blocks of {self.block_tokens} tokens, "
+                f"but there are {self.blocks}",
+                where="context_tokens",
+                remedy="give the pool more memory or lower context_tokens",
+            )
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that hold so many tokens."""
+        return -(-tokens // self.block_tokens)
+
+
+class Stage(Enum):
+    """Where a request stands. `admitted` entries count towards `max_running`."""
+
+    WAITING = "in the queue"
+    PARKED = "waits for a block that another request makes"
+    LOOKING = "its lookup at the cache peers is outstanding"
+    FILLING = "blocks of the cache peers are read into its own"
+    STARTED = "admitted, computes its prompt"
+    JOINING = "has its first token, decodes from the next step on"
+    DECODING = "is given one token a step"
+    RESERVED = "its KV is on the way from a prefill peer"
+    HELD = "its KV waits to be fetched by a decode peer"
+
+
+class Filed(Enum):
+    """As what an entry's blocks are counted when others need room."""
+
+    SAFE = "none, or never taken: a step, or somebody outside, reads or writes them"
+    IDLE = "hits of a request that waits: any request before it may take them"
+    PROMISED = "none yet, but some are promised to it"
+    RUNNING = "taken by preemption"
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One request and where it stands. `length` are its known tokens, `computed` those with KV;
+    while it decodes both are as they were when it joined (`State.length_of`).
+    """
+
+    request: Request
+    order: Order
+    keys: Sequence[bytes]
+    length: int
+    limit: int
+    """Length at which it ends."""
+    hand_over: bool = False
+    lookup: bool = False
+    stage: Stage = Stage.WAITING
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    told: int = 0
+    """How many of `blocks` the runner knows from plans."""
+    admitted: bool = False
+    coming: bool = False
+    """Reserved or just arrived, not yet in the batch."""
+    promised: int = 0
+    """Blocks it will still need for its known tokens."""
+    joined_step: int = 0
+    filed: tuple[Filed, int] = (Filed.SAFE, 0)
+    sampled: bool = False
+    """Its last known token was sampled: if that alone lacks KV, it decodes."""
+    looked: bool = False
+    """The cache peers were asked, or are known not to have more."""
+    waits_for: bytes | None = None
+    sought: dict[bytes, None] = field(default_factory=dict)
+    """Keys that it makes by looking for them."""
+    filling: dict[bytes, int] = field(default_factory=dict)
+    """Keys whose blocks are being read, and the places of these in `blocks`."""
+    ready: int = 0
+    """Blocks that need no transfer, of a reservation."""
+    cancelled: bool = False
+    """Its owner has left, but its blocks are still written to: it goes when that is over."""
+    cached: int = 0
+    preemptions: int = 0
+    started_s: float | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt whose KV came from a cache, when it first started."""
+        return min(self.cached, len(self.request.prompt))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Requests by where they stand, and blocks. `blocks_free + blocks_used == blocks`, always."""
+
+    waiting: int
+    running: int
+    decoding: int
+    coming: int
+    held: int
+    blocks: int
+    blocks_free: int
+    blocks_used: int
+    blocks_kept: int
+    """Free ones whose content can still be found."""
+
+
+class State:
+    """All that the scheduler remembers between two steps. One per engine; not thread-safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pool = BlockPool(settings.blocks)
+        self.index = PrefixIndex()
+        self.entries: dict[str, Entry] = {}
+        self.waiting = UrgencyQueue()
+        self.started = UrgencyQueue()
+        self.joining: dict[str, None] = {}
+        self.holders = {kind: UrgencyQueue(last_first=True) for kind in Filed}
+        """Requests by what their blocks are filed as, the least urgent first; none that are SAFE."""
+        self.running_blocks: dict[int, int] = {}
+        """Blocks of RUNNING and PROMISED requests by priority, held (shared ones counted more than
+        once) and promised.
+        """
+        self.growth = Agenda()
+        """Steps at which decoding requests need their next block."""
+        self.ends = Agenda()
+        """Steps after which they have reached their length."""
+        self.step = 0
+        """Number of the next step, or of the one in flight."""
+        self.plan: Plan | None = None
+        """The step in flight: planned, its result not yet known."""
+        self.flight: dict[str, Chunk] = {}
+        self.lookups: dict[str, tuple[bytes, ...]] = {}
+        self.doomed: list[str] = []
+        self.left: dict[str, None] = {}
+        self.preempted: dict[str, None] = {}
+        self.pins: dict[int, int] = {}
+        self.running = self.decoding = self.starting = self.coming = self.held = 0
+        self.starting_tokens = self.coming_tokens = self.promised = self._context_base = 0
+        self.stuck = False
+        """Nothing in the queues can go on until something happens."""
+        self._arrivals = 0
+
+    def new_order(self, request: Request) -> Order:
+        """The request's place in every queue, from now until it ends."""
+        self._arrivals += 1
+        return (request.priority, request.arrival_s, self._arrivals)
+
+    def length_of(self, entry: Entry) -> int:
+        """Tokens of a request known before the step `self.step`."""
+        if entry.stage is Stage.DECODING:
+            return entry.length + self.step - entry.joined_step
+        return entry.length
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that the decoding requests attend to in the step `self.step`, over all of them."""
+        return self._context_base + self.step * self.decoding
+
+    def load(self) -> Load:
+        """The work of the step in flight; between steps, of one that would only decode.
+
+        `measured.observe(*state.load(), result.seconds)` before `update`.
+        """
+        prefill = sum(chunk.stop - chunk.start for chunk in self.flight.values())
+        return Load(self.decoding, self.context_tokens, prefill)
+
+    def counts(self) -> Counts:
+        """For status and metrics; O(1)."""
+        waiting = len(self.entries) - self.running - self.coming - self.held
+        pool = self.pool
+        return Counts(
+            waiting, self.running, self.decoding, self.coming, self.held,
+            pool.total, pool.free, pool.used, pool.kept,
+        )  # fmt: skip
+
+    def blocks_of(self, request: str) -> tuple[int, ...]:
+        """A request's block table: position p lies in block `p // block_tokens` of it."""
+        return tuple(self.entries[request].blocks)
+
+    def cached_tokens(self, request: str) -> int:
+        """Tokens of its prompt whose KV came from a cache; settled when its first token is."""
+        return self.entries[request].cached_tokens
+
+    def retarget(self, target_s: float | None) -> None:
+        """Hold another TPOT target from the next step on; running requests are not preempted."""
+        self.settings = replace(self.settings, target_s=target_s)
+        self.stuck = False
+
+    def admit(self, entry: Entry) -> None:
+        """Count a request as running; its blocks are promised to it."""
+        self.uncome(entry)
+        entry.admitted = True
+        self.running += 1
+        if not entry.hand_over:
+            self.starting += 1
+            self.starting_tokens += entry.length
+        self.promise(entry)
+        self.refile(entry)
+
+    def lengthen(self, entry: Entry) -> None:
+        """An admitted request that does not decode yet was given a token."""
+        entry.length += 1
+        entry.sampled = True
+        if entry.admitted and not entry.hand_over:
+            self.starting_tokens += 1
+
+    def join(self, entry: Entry) -> None:
+        """An admitted request decodes from the step `self.step` on."""
+        size = self.settings.block_tokens
+        self._stop_starting(entry)
+        entry.stage = Stage.DECODING
+        entry.joined_step = self.step
+        self.decoding += 1
+        self._context_base += entry.length - self.step
+        last = self.step + entry.limit - entry.length - 1
+        self.ends.note(entry.request.id, last)
+        grows = self.step + len(entry.blocks) * size - (entry.length - 1)
+        if grows <= last:
+            self.growth.note(entry.request.id, grows)
+        self.refile(entry)
+
+    def dismiss(self, entry: Entry) -> None:
+        """Count a request as neither running nor coming; it keeps its blocks."""
+        if entry.stage is Stage.DECODING:
+            self.decoding -= 1
+            self._context_base -= entry.length - entry.joined_step
+            entry.length = self.length_of(entry)
+            self.growth.strike(entry.request.id)
+            self.ends.strike(entry.request.id)
+        elif entry.admitted:
+            self._stop_starting(entry)
+        if entry.admitted:
+            self.running -= 1
+            entry.admitted = False
+        if entry.stage is Stage.HELD:
+            self.held -= 1
+        self.uncome(entry)
+
+    def come(self, entry: Entry) -> None:
+        """Count a request whose KV is on the way, or there and not yet in the batch."""
+        entry.coming = True
+        self.coming += 1
+        self.coming_tokens += entry.length
+
+    def uncome(self, entry: Entry) -> None:
+        """The same, undone."""
+        if entry.coming:
+            entry.coming = False
+            self.coming -= 1
+            self.coming_tokens -= entry.length
+
+    def promise(self, entry: Entry) -> None:
+        """Renew the count of blocks that an admitted request will still need for its tokens."""
+        needs = max(0, self.settings.blocks_for(entry.length) - len(entry.blocks))
+        self.promised += needs - entry.promised
+        entry.promised = needs
+
+    def refile(self, entry: Entry) -> None:
+        """Count the entry's blocks as what they are now; after every change of them or of stage."""
+        kind = self._kind(entry)
+        takes = kind in (Filed.RUNNING, Filed.PROMISED)
+        before, filed = entry.filed[0], (kind, takes * (len(entry.blocks) + entry.promised))
+        if filed == entry.filed:
+            return
+        priority = entry.request.priority
+        total = self.running_blocks.get(priority, 0) + filed[1] - entry.filed[1]
+        self.running_blocks[priority] = total
+        if not total:
+            del self.running_blocks[priority]
+        entry.filed = filed
+        if kind is not before:
+            self.holders[before].remove(entry.request.id)
+            if kind is not Filed.SAFE:
+                self.holders[kind].push(entry.request.id, entry.order)
+
+    def _kind(self, entry: Entry) -> Filed:
+        outside = entry.stage in (Stage.FILLING, Stage.RESERVED, Stage.HELD)
+        if outside or entry.request.id in self.flight:
+            return Filed.SAFE
+        if not entry.blocks:
+            return Filed.PROMISED if entry.promised else Filed.SAFE
+        return Filed.RUNNING if entry.admitted or entry.coming else Filed.IDLE
+
+    def _stop_starting(self, entry: Entry) -> None:
+        if not entry.hand_over:
+            self.starting -= 1
+            self.starting_tokens -= entry.length
+        self.promised -= entry.promised
+        entry.promised = 0

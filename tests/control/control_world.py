@@ -1,0 +1,194 @@
+"""A small world around the scheduler: a runner that checks plans, and a clock that stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from silva.control import scheduler
+from silva.control.integrity import check
+from silva.control.prefix import CacheIdentity
+from silva.control.request import FinishReason, Plan, Request, SamplingParams, StepResult
+from silva.control.scheduler import Update
+from silva.control.slo import LinearStepTime, StepTime
+from silva.control.state import Settings, State
+
+BLOCK = 4
+IDENTITY = CacheIdentity("model", "float32", BLOCK)
+FLAT = LinearStepTime(0.01)
+
+
+def ask(
+    name: str,
+    prompt: int | tuple[int, ...],
+    answer: int = 4,
+    *,
+    priority: int = 0,
+    arrival_s: float = 0.0,
+    namespace: str = "",
+    emitted: tuple[int, ...] = (),
+) -> Request:
+    """A request for `answer` tokens after a prompt, given whole or by its length."""
+    tokens = prompt if isinstance(prompt, tuple) else tuple(hash_tokens(name, prompt))
+    return Request(
+        name,
+        tokens,
+        SamplingParams(max_tokens=answer),
+        arrival_s,
+        priority,
+        namespace,
+        emitted=emitted,
+    )
+
+
+def hash_tokens(name: str, count: int) -> list[int]:
+    """Tokens that no other name shares."""
+    base = sum(ord(letter) * 256**place for place, letter in enumerate(name[:3])) % 2**31
+    return [base + number for number in range(count)]
+
+
+@dataclass
+class Runner:
+    """Remembers what a real runner would, and refuses plans that one could not carry out.
+
+    `kv[block][offset]` is the history (all tokens up to there) that was written last; a request
+    reads its whole table before it writes. Tokens it gives are a function of that history.
+    """
+
+    size: int = BLOCK
+    stops: dict[str, int] = field(default_factory=dict)
+    """Requests that sample an end token as their so manieth one."""
+    requests: dict[str, Request] = field(default_factory=dict)
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    tables: dict[str, list[int]] = field(default_factory=dict)
+    batch: dict[str, None] = field(default_factory=dict)
+    kv: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    computed: int = 0
+    """Positions computed so far, over all requests."""
+
+    def know(self, request: Request) -> None:
+        self.requests[request.id] = request
+        self.tokens[request.id] = [*request.prompt, *request.emitted]
+
+    def run(self, plan: Plan) -> StepResult:
+        for request in plan.left:
+            self.tables.pop(request, None)
+            self.batch.pop(request, None)
+        assert set(plan.preempted) <= set(plan.left)
+        for request, blocks in plan.blocks:
+            self.tables.setdefault(request, []).extend(blocks)
+        for request in plan.joined:
+            assert request not in self.batch
+            self.batch[request] = None
+        assert len(self.batch) == plan.decoding
+        chunks = {chunk.request: chunk for chunk in plan.chunks}
+        assert len(chunks) == len(plan.chunks) and not chunks.keys() & self.batch.keys()
+        assert plan.tokens == plan.decoding + sum(c.stop - c.start for c in plan.chunks)
+        spans = [(r, len(self.tokens[r]) - 1, len(self.tokens[r])) for r in self.batch]
+        spans += [(c.request, c.start, c.stop) for c in plan.chunks]
+        # All read before any writes: within one step nobody sees what another one writes.
+        for request, start, _ in spans:
+            self._read(request, start)
+        written = [place for span in spans for place in self._write(*span)]
+        assert len(set(written)) == len(written), "two requests write one place"
+        self.computed += plan.tokens
+        sampling = [*self.batch, *(c.request for c in plan.chunks if c.samples)]
+        return StepResult(plan.step, 0.01, tuple(self._sample(sampling)))
+
+    def _read(self, request: str, start: int) -> None:
+        table, tokens = self.tables[request], self.tokens[request]
+        for position in range(start):
+            place = (table[position // self.size], position % self.size)
+            assert self.kv.get(place) == self._history(request, tokens, position), (
+                f"{request} reads position {position}, which is not there"
+            )
+
+    def _write(self, request: str, start: int, stop: int) -> list[tuple[int, int]]:
+        table, tokens = self.tables[request], self.tokens[request]
+        places = []
+        for position in range(start, stop):
+            place = (table[position // self.size], position % self.size)
+            self.kv[place] = self._history(request, tokens, position)
+            places.append(place)
+        return places
+
+    def _history(self, request: str, tokens: list[int], position: int) -> tuple[int, ...]:
+        mine = hash(self.requests[request].namespace)
+        return (mine, *tokens[: position + 1])
+
+    def _sample(self, sampling: list[str]) -> Iterator[tuple[str, FinishReason]]:
+        for request in sampling:
+            tokens = self.tokens[request]
+            tokens.append(next_token(tokens))
+            if len(tokens) - len(self.requests[request].prompt) == self.stops.get(request):
+                yield (request, "stop")
+
+
+def next_token(tokens: list[int]) -> int:
+    """What the model of this world says after these tokens."""
+    return sum(tokens) * 31 % 1_000_003
+
+
+def answer(request: Request, stop: int | None = None) -> list[int]:
+    """The answer of an undisturbed run, whatever the scheduler does."""
+    tokens = [*request.prompt]
+    most = min(request.sampling.max_tokens, stop or request.sampling.max_tokens)
+    for _ in range(most):
+        tokens.append(next_token(tokens))
+    return tokens[len(request.prompt) :]
+
+
+class World:
+    """An engine: state and runner, one step at a time, everything checked between."""
+
+    def __init__(self, step_time: StepTime = FLAT, **settings: int | float | None) -> None:
+        chosen = {"blocks": 40, "context_tokens": 64, "block_tokens": BLOCK} | settings
+        self.state = State(Settings(**chosen))  # type: ignore[arg-type]  # numbers, by their names
+        self.step_time = step_time
+        self.runner = Runner()
+        self.plans: list[Plan] = []
+        self.ended: dict[str, scheduler.Ended] = {}
+        self.handed: list[str] = []
+
+    def add(
+        self, request: Request, *, stop: int | None = None, share: bool = True, **how: bool
+    ) -> None:
+        self.runner.know(request)
+        if stop is not None:
+            self.runner.stops[request.id] = stop
+        scheduler.add(self.state, request, IDENTITY.keys(request) if share else (), **how)
+
+    def schedule(self) -> Plan:
+        plan = scheduler.schedule(self.state, float(len(self.plans)), self.step_time)
+        check(self.state)
+        assert plan.tokens <= self.state.settings.step_tokens
+        self.plans.append(plan)
+        return plan
+
+    def step(self) -> Update:
+        """One round of the loop; an empty update where there was nothing to compute."""
+        plan = self.schedule()
+        return self.finish_step(plan)
+
+    def finish_step(self, plan: Plan) -> Update:
+        result = self.runner.run(plan)
+        if not plan.tokens:
+            return Update()
+        update = scheduler.update(self.state, result)
+        check(self.state)
+        for ended in update.ended:
+            assert ended.request not in self.ended
+            self.ended[ended.request] = ended
+        self.handed += update.handed
+        return update
+
+    def run(self, most: int = 5000) -> None:
+        """Until nothing is left that can go on by itself."""
+        for _ in range(most):
+            self.step()
+            if not self.plans[-1].tokens and not self.state.joining:
+                return
+        raise AssertionError("it does not end")
+
+    def said(self, request: str) -> list[int]:
+        return self.runner.tokens[request][len(self.runner.requests[request].prompt) :]
