@@ -181,6 +181,6 @@ class Backend(Protocol):
 
     async def close(self, grace_s: float) -> None:
         """Admit nothing more, let what runs finish for up to `grace_s` seconds, cancel the rest,
-        and end all peers.
+        and end all peers. A call that was cancelled may be followed by one with less grace.
         """
         ...

@@ -27,7 +27,7 @@ WORDS = (" the", "<tool_call>", "</tool_call>", "\n\n")
 VOCABULARY = 258 + len(WORDS)
 
 MODEL, CLIENT = "tiny", "tiny@c-17"
-CONTEXT = 512
+CONTEXT = 2048
 
 
 class FakeDecoder:

@@ -205,7 +205,7 @@ def test_a_prompt_beyond_the_context_names_both_numbers(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model=MODEL, prompt=[1] * (CONTEXT + 88))
     assert caught.value.code == "context_length_exceeded"
-    assert "512" in str(caught.value) and "600" in str(caught.value)
+    assert str(CONTEXT) in str(caught.value) and str(CONTEXT + 88) in str(caught.value)
 
 
 def test_the_asynchronous_client(url: str, backend: FakeBackend) -> None:

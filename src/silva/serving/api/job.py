@@ -87,6 +87,7 @@ class Job:
     async def _of_one(self, index: int) -> AsyncGenerator[Piece, None]:
         request, answer = self.requests[index], self.answers[index]
         clock, end = self._clocks[index], "failed"
+        last: Piece | None = None
         try:
             async with contextlib.aclosing(self.server.backend.generate(request)) as outputs:
                 async for output in outputs:
@@ -95,13 +96,16 @@ class Job:
                             self.caller.ticket.started()
                         clock.note(self.server.clock(), len(output.tokens))
                     piece = answer.push(output)
-                    if answer.finish is not None:
+                    if answer.finish is None:
+                        yield piece
+                        continue
+                    last = piece
+                    if output.finish is None:  # a stop string, of which the backend knows nothing
                         break
-                    yield piece
-                else:
-                    raise UnavailableError("the answer broke off")
+            if last is None or answer.finish is None:
+                raise UnavailableError("the answer broke off")
             end = answer.finish
-            yield piece  # the backend has let go of the request before its owner hears of the end
+            yield last  # the backend has let go of the request before its owner hears of the end
         except (asyncio.CancelledError, GeneratorExit):
             end = answer.finish or "cancelled"
             raise

@@ -46,5 +46,4 @@ async def chat_tokens(
             raise bad_request("messages: nested too deeply", param="messages") from error
         return tuple(server.text.encode(rendered, add_special=False))
 
-    characters = sum(len(message["content"]) for message in plain)
-    return await server.threads.run(tokens, characters)
+    return await server.threads.beside(tokens)

@@ -27,6 +27,7 @@ from silva.serving.backend import Backend
 log = logging.getLogger("silva.api")
 
 BACKLOG = 4096
+_MOST_PORT = 65535
 _KEEP_ALIVE_S = 75
 _LAST_WORDS_S = 2
 """For responses to leave after the backend has closed."""
@@ -36,11 +37,13 @@ _POLL_S = 0.05
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any that is free. Raises SilvaError."""
     where = f"{host}:{port}"
+    if not 0 <= port <= _MOST_PORT:
+        raise SilvaError("no such port", where=where, remedy=f"choose one up to {_MOST_PORT}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (OSError, UnicodeError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         remedy = "name an address of this machine, such as 127.0.0.1"
         raise SilvaError("no such address to listen on", where=where, remedy=remedy) from error
     sock = socket.socket(family, kind, protocol)
@@ -48,19 +51,18 @@ def listen(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         sock.close()
         raise _cannot_listen(error, where) from error
     sock.setblocking(False)
     return sock
 
 
-def _cannot_listen(error: Exception, where: str) -> SilvaError:
-    number = getattr(error, "errno", None)
-    if number == errno.EADDRINUSE:
+def _cannot_listen(error: OSError, where: str) -> SilvaError:
+    if error.errno == errno.EADDRINUSE:
         remedy = "stop the server that has it, or choose another with --port"
         return SilvaError("the port is in use", where=where, remedy=remedy)
-    if number == errno.EACCES:
+    if error.errno == errno.EACCES:
         return SilvaError("the port needs more rights", where=where, remedy="choose one over 1023")
     remedy = "choose another with --host or --port"
     return SilvaError(f"cannot listen there: {error}", where=where, remedy=remedy)
@@ -91,20 +93,22 @@ async def serve(
     _allow_many_connections()
     uvicorn_server = _Uvicorn(_config(app), stop)
     running = asyncio.create_task(uvicorn_server.serve(sockets=[sock]))
+    closed = False
     try:
         async with _announcing(backend, url_of(sock), announce):
             await _until(running, stop)
         if not running.done():
             log.info("stopping: nothing new is let in, what runs has %g s to finish", grace_s)
-            await _finish(app.state.server, backend, grace_s, uvicorn_server.hurry)
+            closed = await _finish(app.state.server, backend, grace_s, uvicorn_server.hurry)
     finally:
-        await backend.close(0.0)
+        if not closed:
+            await backend.close(0.0)
         uvicorn_server.should_exit = True
         await running
 
 
-async def _finish(server: Server, backend: Backend, grace_s: float, hurry: asyncio.Event) -> None:
-    """Let what runs end, answers first and then the backend, unless there is a hurry."""
+async def _finish(server: Server, backend: Backend, grace_s: float, hurry: asyncio.Event) -> bool:
+    """Let what runs end, answers first and then the backend; False if a hurry came before."""
     server.gate.close()
     end_s = time.monotonic() + grace_s
 
@@ -116,11 +120,12 @@ async def _finish(server: Server, backend: Backend, grace_s: float, hurry: async
 
     closing = asyncio.create_task(gently())
     await _until(closing, hurry)
-    if not closing.done():
-        closing.cancel()
-        await asyncio.gather(closing, return_exceptions=True)
-    else:
+    if closing.done():
         closing.result()
+        return True
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    return False
 
 
 async def _until(task: asyncio.Task[None], event: asyncio.Event) -> None:

@@ -69,7 +69,7 @@ class TextModel(Protocol):
         add_generation_prompt: bool,
         variables: Mapping[str, Any],
     ) -> str:
-        """The chat as one text, special tokens included.
+        """The chat as one text, special tokens included. May take seconds: templates are programs.
 
         Raises SilvaError where the model has no template or the template refuses the messages.
         """
@@ -84,8 +84,10 @@ class TextThreads:
 
     async def run(self, work: Callable[[], Result], characters: int) -> Result:
         """`work()`, at once if it is about few characters."""
-        if characters <= INLINE_CHARACTERS:
-            return work()
+        return work() if characters <= INLINE_CHARACTERS else await self.beside(work)
+
+    async def beside(self, work: Callable[[], Result]) -> Result:
+        """`work()`, which may take long whatever it is about."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def close(self) -> None:
