@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from silva.control.request import FinishReason, Output, Request, SamplingParams
-from silva.serving.backend import BusyError, UnavailableError
+from silva.serving.backend import BusyError, UnavailableError, UnservableError
 from silva.serving.hub.hub import Hub, HubSettings
 from silva.serving.wire.messages import (
     Cancel,
+    Failed,
     HandOver,
     Hello,
     Joined,
@@ -237,6 +238,17 @@ def test_a_request_that_always_fails_ends_with_an_error() -> None:
             await s.tasks[0]
 
     play(scene, most_attempts=3)
+
+
+def test_a_request_that_nobody_can_serve_ends_with_its_reason() -> None:
+    async def scene(s: Stage) -> None:
+        await s.ask("a")
+        s.hub.receive("prefill-1", Failed("a", 0, "the grammar contradicts itself"))
+        with pytest.raises(UnservableError, match="contradicts"):
+            await s.tasks[0]
+        assert ("decode-1", Cancel("a", 0)) in s.sent
+
+    play(scene)
 
 
 def test_who_leaves_frees_everything() -> None:

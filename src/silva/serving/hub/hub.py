@@ -18,12 +18,13 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from silva.control.request import Output, Request
-from silva.serving.backend import BusyError, UnavailableError
+from silva.serving.backend import BusyError, UnavailableError, UnservableError
 from silva.serving.hub.flight import Flight
 from silva.serving.hub.peer import Peer
 from silva.serving.wire.messages import (
     AnyMessage,
     Cancel,
+    Failed,
     HandOver,
     Hello,
     Joined,
@@ -179,6 +180,10 @@ class Hub:
                 if flight is not None:
                     log.warning("%s on %s: %s", message.request, name, message.why)
                     self._retry(flight)
+            case Failed():
+                flight = self._flight(message.request, message.attempt)
+                if flight is not None:
+                    flight.outputs.put_nowait(UnservableError(message.why))
             case _:
                 log.error("%s sent a message that is not for the front", name)
         self.dispatch()

@@ -112,6 +112,12 @@ class CacheClient:
         """Let the cache fetch own blocks, by key. They must not change until `then`."""
         self._do(lambda: self._offer(namespace, blocks, then))
 
+    def settle(self) -> None:
+        """Wait until every read asked for so far is over."""
+        over = threading.Event()
+        self._do(over.set)
+        over.wait()
+
     def close(self) -> None:
         """Stop; what was asked is not answered any more."""
         self._closing = True

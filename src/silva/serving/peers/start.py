@@ -10,9 +10,14 @@ import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from silva.serving.config import ServeConfig
 from silva.serving.wire.messages import Role
+
+if TYPE_CHECKING:
+    from silva.serving.peers.cache import CachePeer
+    from silva.serving.peers.computing import ComputingPeer
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,22 @@ def run(start: PeerStart) -> None:
         format=f"%(asctime)s %(levelname).1s {start.name} %(message)s",
         force=True,
     )
-    if start.role == "prefill":
-        from silva.serving.peers.prefill import PrefillPeer as Peer
-    elif start.role == "decode":
-        from silva.serving.peers.decode import DecodePeer as Peer
-    else:
-        from silva.serving.peers.cache import CachePeer as Peer
-    Peer(start).run()
+    _peer(start).run()
+
+
+def _peer(start: PeerStart) -> ComputingPeer | CachePeer:
+    # The preloading process has imported all of them.
+    from silva.serving.peers.cache import CachePeer
+    from silva.serving.peers.decode import DecodePeer
+    from silva.serving.peers.prefill import PrefillPeer
+
+    match start.role:
+        case "prefill":
+            return PrefillPeer(start)
+        case "decode":
+            return DecodePeer(start)
+        case "cache":
+            return CachePeer(start)
 
 
 def _leave_with_parent() -> None:

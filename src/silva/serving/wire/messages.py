@@ -86,6 +86,12 @@ class Rejected(About, frozen=True):
     why: str
 
 
+class Failed(About, frozen=True):
+    """peer -> front: the request cannot be served here or anywhere else; the client is told why."""
+
+    why: str
+
+
 class Cancel(About, frozen=True):
     """front -> peer: give the request's blocks back and say no more of it."""
 
@@ -179,6 +185,7 @@ AnyMessage = (
     | HandOver
     | Joined
     | Rejected
+    | Failed
     | Cancel
     | Tokens
     | Status
