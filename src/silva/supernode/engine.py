@@ -1,0 +1,145 @@
+"""One simulated instance: the server's own scheduler, and a clock instead of a runner.
+
+While the same requests decode and nobody comes, steps are not simulated one by one: `quiet_steps`
+says how many there are, and `advance` takes them together. Whoever comes in between interrupts the
+run at the end of the step that is under way, as a server would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from silva.control import scheduler
+from silva.control.request import Plan, StepResult
+from silva.control.scheduler import Update
+from silva.control.slo import StepTime
+from silva.control.state import Settings, State
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the end of a step, or of a run of quiet ones, came to."""
+
+    update: Update
+    plan: Plan | None
+    """None for a run: nobody was given a first token in it."""
+
+
+class Engine:
+    """A scheduler with step times. `wake` is called with the time at which a step will end."""
+
+    def __init__(
+        self, name: str, settings: Settings, times: StepTime, hands_over: bool = False
+    ) -> None:
+        self.name, self.settings, self.times = name, settings, times
+        self.hands_over = hands_over
+        self.wake: Callable[[Engine, float], None] = lambda engine, time_s: None
+        self.takes_together = True
+        """Whether quiet steps are taken together; the answers differ by rounding only."""
+        self.busy_s = 0.0
+        self.steps = 0
+        self.generation = 0
+        """Counts how often everything was lost."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, as after a restart."""
+        self.state = State(self.settings)
+        self.up = True
+        self.due_s = math.inf
+        """When the step under way ends; infinite while idle."""
+        self._plan: Plan | None = None
+        self._run: tuple[float, int, float, float] | None = None
+
+    def lose(self, now_s: float) -> None:
+        """Everything is lost, and nothing is done until `reset`."""
+        if self.due_s != math.inf:
+            self.busy_s -= max(0.0, self.due_s - now_s)
+        self.reset()
+        self.up = False
+        self.generation += 1
+
+    def lengths(self) -> list[int]:
+        """Known tokens of every request, in the order of the entries."""
+        return [self.state.length_of(entry) for entry in self.state.entries.values()]
+
+    @property
+    def load(self) -> int:
+        """Requests that are here, in any stage."""
+        return len(self.state.entries)
+
+    def start(self, now_s: float) -> None:
+        """Begin the next step if there is anything to do and none is under way."""
+        if self.due_s != math.inf or not self.up:
+            return
+        quiet = scheduler.quiet_steps(self.state) if self.takes_together else 0
+        if quiet > 1:
+            self._start_run(now_s, quiet)
+            return
+        plan = scheduler.schedule(self.state, now_s, self.times)
+        if plan.tokens:
+            self._plan = plan
+            self._finish_at(now_s, self.times.seconds(*self.state.load()))
+
+    def interrupt(self, now_s: float) -> None:
+        """Somebody is about to come: a run of quiet steps ends with the one that is under way.
+
+        Called before the state is changed: what passed is advanced, the step under way scheduled.
+        """
+        if self._run is None:
+            return
+        start_s, count, first_s, slope = self._run
+        steps = min(count, max(1, _steps_until(now_s - start_s, first_s, slope)))
+        self._run = None
+        self.steps += steps - 1
+        scheduler.advance(self.state, steps - 1)
+        began_s = start_s + _run_s(steps - 1, first_s, slope)
+        self._plan = scheduler.schedule(self.state, began_s, self.times)
+        if steps < count:
+            before, self.due_s = self.due_s, start_s + _run_s(steps, first_s, slope)
+            self.busy_s -= before - self.due_s
+            self.wake(self, self.due_s)
+
+    def finish(self) -> Done:
+        """The step or run under way has ended."""
+        self.due_s = math.inf
+        if self._run is not None:
+            count, self._run = self._run[1], None
+            self.steps += count
+            return Done(scheduler.advance(self.state, count), None)
+        plan = self._plan
+        if plan is None:
+            raise RuntimeError(f"{self.name} has no step under way")
+        self._plan = None
+        self.steps += 1
+        return Done(scheduler.update(self.state, StepResult(plan.step, 0.0)), plan)
+
+    def _start_run(self, now_s: float, count: int) -> None:
+        load = self.state.load()
+        first = self.times.seconds(*load)
+        grown = load.context_tokens + (count - 1) * load.decoding
+        last = self.times.seconds(load.decoding, grown, 0)
+        slope = (last - first) / (count - 1) if count > 1 else 0.0
+        self._run = (now_s, count, first, slope)
+        self._finish_at(now_s, _run_s(count, first, slope))
+
+    def _finish_at(self, now_s: float, seconds: float) -> None:
+        self.due_s = now_s + seconds
+        self.busy_s += seconds
+        self.wake(self, self.due_s)
+
+
+def _run_s(steps: int, first_s: float, slope: float) -> float:
+    """Seconds of so many steps, each `slope` longer than the one before."""
+    return steps * first_s + slope * steps * (steps - 1) / 2
+
+
+def _steps_until(passed_s: float, first_s: float, slope: float) -> int:
+    """The first step whose end is not before `passed_s`."""
+    if slope <= 1e-15 * first_s:
+        return math.ceil(passed_s / first_s - 1e-9)
+    half = first_s - slope / 2
+    root = (math.sqrt(half * half + 2 * slope * passed_s) - half) / slope
+    return math.ceil(root - 1e-9)

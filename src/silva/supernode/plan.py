@@ -1,0 +1,283 @@
+"""How many instances a traffic needs: the cheapest cluster that holds two targets, and its margins.
+
+For each degree of expert parallelism that fits: the largest batch within the target of the time a
+token, counts from the load, then simulation, one instance more of what misses its target until both
+hold. Neighbours of the cheapest, and it with an instance lost, are simulated as well.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from silva.control.slo import largest_batch
+from silva.errors import ConfigError
+from silva.supernode.capacity import cache_tokens
+from silva.supernode.cluster import Cluster, Failure
+from silva.supernode.fleet import decode_table, prefill_table
+from silva.supernode.simulate import simulate
+from silva.supernode.system import System
+from silva.supernode.traces import Traffic
+
+DEGREES = (8, 16, 32, 64, 144, 320)
+"""Dies of a decode instance that are tried, those that fit; of a dense model, tensor groups."""
+
+MOST_BATCH = 256
+_LARGEST_TENSOR = 8
+_ROUNDS = 24
+
+
+@dataclass(frozen=True)
+class Targets:
+    """99th percentiles to hold, in seconds."""
+
+    ttft_s: float
+    tpot_s: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cluster and what its simulation found."""
+
+    system: System
+    cluster: Cluster
+    nodes: int
+    ttft_s: float
+    tpot_s: float
+    goodput: float
+    """Requests a second within both targets."""
+    binding: str
+    """The target that is nearer to being missed."""
+    holds: bool
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        c, s = self.cluster, self.system
+        return (
+            f"{c.prefill} prefill x {s.prefill.dies} dies, {c.decode} decode x {s.decode.dies} dies"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cheapest cluster that holds, what else was found, and what happens next to it."""
+
+    best: Trial
+    frontier: tuple[Trial, ...]
+    """Clusters that hold, of each degree the cheapest, by nodes; none that is dearer and slower."""
+    neighbours: dict[str, Trial]
+    """One instance more and fewer of each kind, and one of each lost for half of the time."""
+
+    def as_plain(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "best": _plain(self.best),
+            "frontier": [_plain(trial) for trial in self.frontier],
+            "neighbours": {name: _plain(trial) for name, trial in self.neighbours.items()},
+        }
+
+
+def make_plan(
+    system: System, traffic: Traffic, targets: Targets, cluster: Cluster | None = None
+) -> Plan:
+    """Searches clusters of instances of `system`; `cluster` gives what is not searched.
+
+    Raises ConfigError for targets that nothing holds (it says the closest) and a model that fits
+    nowhere.
+    """
+    if not len(traffic) or traffic.seconds <= 0:
+        raise ConfigError("too little traffic", where="traffic", remedy="give more requests")
+    base = cluster or Cluster()
+    trials: list[Trial] = []
+    closest: list[Trial] = []
+    for candidate in _systems(system):
+        found = _smallest(candidate, traffic, targets, base)
+        (trials if found.holds else closest).append(found)
+    if not trials:
+        raise _unreachable(closest, targets, system)
+    best = min(trials, key=lambda trial: (trial.nodes, trial.ttft_s))
+    return Plan(best, _frontier(trials), _neighbours(best, traffic, targets))
+
+
+def table(plan: Plan, targets: Targets) -> str:
+    """The plan as text."""
+    head = f"{'':<58}{'nodes':>6}{'TTFT p99 s':>12}{'TPOT p99 ms':>13}{'goodput':>9}  holds"
+    goal = f"targets: TTFT p99 {targets.ttft_s:g} s, TPOT p99 {targets.tpot_s * 1e3:g} ms"
+    lines = [goal, "", head, _line("best: " + plan.best.name, plan.best)]
+    lines += [_line("   or: " + trial.name, trial) for trial in plan.frontier if trial != plan.best]
+    lines += [_line(f"best, {name}", trial) for name, trial in plan.neighbours.items()]
+    lines += ["", f"at most {plan.best.cluster.batch_per_npu} requests a package decode"]
+    return "\n".join([*lines, f"binding: {plan.best.binding}"])
+
+
+def _systems(system: System) -> list[System]:
+    """The system with each degree that fits into memory and onto the machine."""
+    found, refused = [], None
+    for dies in sorted({*DEGREES, system.decode.dies}):
+        tensor = system.decode.tensor
+        if system.network.is_dense:
+            tensor = dies
+        if dies > system.machine.dies or tensor > _LARGEST_TENSOR:
+            continue
+        shared = system.decode.shared_dies if dies == system.decode.dies else 0
+        setup = replace(system.decode, dies=dies, tensor=tensor, shared_dies=shared)
+        candidate = replace(system, decode=setup)
+        try:
+            cache_tokens(candidate, decode=True)
+        except ConfigError as error:
+            refused = error
+        else:
+            found.append(candidate)
+    if not found:
+        raise refused or ConfigError("no degree fits the machine", where=system.name)
+    cache_tokens(system, decode=False)
+    return found
+
+
+def _smallest(system: System, traffic: Traffic, targets: Targets, base: Cluster) -> Trial:
+    """The fewest instances of this degree that hold the targets, or the last that were tried."""
+    cluster = _from_load(system, traffic, targets, base)
+    most = system.machine.supernode.nodes
+    trial = _try(system, cluster, traffic, targets)
+    for _ in range(_ROUNDS):
+        if trial.holds:
+            break
+        more = "prefill" if trial.ttft_s > targets.ttft_s else "decode"
+        cluster = replace(cluster, **{more: getattr(cluster, more) + 1})
+        if _nodes(system, cluster) > most:
+            break
+        trial = _try(system, cluster, traffic, targets)
+    for fewer in ("decode", "prefill"):
+        while trial.holds and getattr(trial.cluster, fewer) > 1:
+            less = replace(trial.cluster, **{fewer: getattr(trial.cluster, fewer) - 1})
+            found = _try(system, less, traffic, targets)
+            if not found.holds:
+                break
+            trial = found
+    return trial
+
+
+def _from_load(system: System, traffic: Traffic, targets: Targets, base: Cluster) -> Cluster:
+    """Counts that the mean load needs, and the largest batch within the target."""
+    per_package = system.machine.die.per_package
+    decode_packages = system.decode.dies / per_package
+    prefill_packages = system.prefill.dies / per_package
+    rate = len(traffic) / traffic.seconds
+    length = traffic.mean_prompt + traffic.mean_output / 2
+    times = decode_table(system, (base.mtp, base.acceptance), decode_packages, None)
+    most = int(MOST_BATCH * decode_packages)
+    batch = max(1, largest_batch(times, targets.tpot_s, length, most))
+    per_npu = max(1, int(batch / decode_packages))
+    step_s = times.seconds(batch, int(batch * length), 0)
+    running = rate * traffic.mean_output * step_s
+    tokens = base.prefill_tokens_per_npu * prefill_packages
+    nearest = prefill_table(system, 2.0 ** round(math.log2(traffic.mean_prompt)), prefill_packages)
+    prefill_rate = tokens / nearest.seconds(0, 0, int(tokens))
+    return replace(
+        base,
+        system=system.name,
+        prefill=max(1, math.ceil(rate * traffic.mean_prompt / prefill_rate)),
+        decode=max(1, math.ceil(running / batch)),
+        batch_per_npu=per_npu,
+        tpot_s=targets.tpot_s,
+    )
+
+
+def _try(
+    system: System,
+    cluster: Cluster,
+    traffic: Traffic,
+    targets: Targets,
+    failures: tuple[Failure, ...] = (),
+) -> Trial:
+    records = simulate(cluster, traffic, failures, system)
+    ttft = float(np.percentile(records.ttft_s, 99))
+    known = records.tpot_s[~np.isnan(records.tpot_s)]
+    tpot = float(np.percentile(known, 99)) if len(known) else 0.0
+    used = {
+        "time to the first token": ttft / targets.ttft_s,
+        "time a token": tpot / targets.tpot_s,
+    }
+    return Trial(
+        system,
+        cluster,
+        _nodes(system, cluster),
+        ttft,
+        tpot,
+        records.goodput(targets.ttft_s, targets.tpot_s),
+        max(used, key=lambda name: used[name]),
+        max(used.values()) <= 1.0,
+    )
+
+
+def _nodes(system: System, cluster: Cluster) -> int:
+    """Nodes of all instances; those that do not fill one share it."""
+    dies = cluster.prefill * system.prefill.dies + cluster.decode * system.decode.dies
+    return math.ceil(dies / system.machine.dies_per_node)
+
+
+def _neighbours(best: Trial, traffic: Traffic, targets: Targets) -> dict[str, Trial]:
+    found = {}
+    for role in ("prefill", "decode"):
+        count = getattr(best.cluster, role)
+        for word, change in (("more", 1), ("fewer", -1)):
+            if count + change >= 1:
+                cluster = replace(best.cluster, **{role: count + change})
+                found[f"one {role} {word}"] = _try(best.system, cluster, traffic, targets)
+        half = traffic.seconds / 2
+        failure = Failure(role, 0, traffic.seconds / 4, half)
+        found[f"one {role} lost for {half:.0f} s"] = _try(
+            best.system, best.cluster, traffic, targets, (failure,)
+        )
+    return found
+
+
+def _frontier(trials: list[Trial]) -> tuple[Trial, ...]:
+    kept: list[Trial] = []
+    for trial in sorted(trials, key=lambda each: (each.nodes, each.tpot_s)):
+        if not kept or trial.tpot_s < kept[-1].tpot_s:
+            kept.append(trial)
+    return tuple(kept)
+
+
+def _unreachable(closest: list[Trial], targets: Targets, system: System) -> ConfigError:
+    def missed(trial: Trial) -> float:
+        return max(trial.ttft_s / targets.ttft_s, trial.tpot_s / targets.tpot_s)
+
+    near = min(closest, key=missed)
+    what = (
+        f"nothing of {system.name} within {system.machine.supernode.nodes} nodes holds "
+        f"{targets.ttft_s:g} s and {targets.tpot_s * 1e3:g} ms"
+    )
+    remedy = (
+        f"the closest, {near.name}, has TTFT p99 {near.ttft_s:.2f} s, "
+        f"TPOT p99 {near.tpot_s * 1e3:.1f} ms"
+    )
+    return ConfigError(what, where="targets", remedy=remedy)
+
+
+def _line(name: str, trial: Trial) -> str:
+    return (
+        f"{name:<58}{trial.nodes:>6}{trial.ttft_s:>12.2f}{trial.tpot_s * 1e3:>13.1f}"
+        f"{trial.goodput:>9.2f}  {'yes' if trial.holds else 'no'}"
+    )
+
+
+def _plain(trial: Trial) -> dict[str, Any]:
+    return {
+        "prefill": trial.cluster.prefill,
+        "decode": trial.cluster.decode,
+        "prefill_dies": trial.system.prefill.dies,
+        "decode_dies": trial.system.decode.dies,
+        "batch_per_npu": trial.cluster.batch_per_npu,
+        "nodes": trial.nodes,
+        "ttft_p99_ms": trial.ttft_s * 1e3,
+        "tpot_p99_ms": trial.tpot_s * 1e3,
+        "goodput": trial.goodput,
+        "binding": trial.binding,
+        "holds": trial.holds,
+    }

@@ -1,0 +1,89 @@
+"""Step times of the model of the machine for the scheduler: tables of it, and values between them.
+
+`silva.control` asks for the seconds of a step many times a second; a table over batch and length
+answers in microseconds. Between its points it is linear, beyond them it goes on as at the edge.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+
+from silva.supernode.decode import decode_step
+from silva.supernode.prefill import prefill_step
+from silva.supernode.system import System
+from silva.supernode.workload import DecodeLoad, PrefillLoad
+
+_BATCHES = (1.0, 4.0, 8.0, 16.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0)
+_LENGTHS = (0.0, 1024.0, 4096.0, 16_384.0, 65_536.0)
+_TOKENS = (64.0, 256.0, 1024.0, 4096.0, 8192.0, 16_384.0, 32_768.0)
+
+
+class Curve:
+    """A function through points, straight between them and beyond the last two."""
+
+    def __init__(self, places: Sequence[float], values: Sequence[float]) -> None:
+        self.places, self.values = list(places), list(values)
+
+    def at(self, place: float) -> float:
+        """The value at a place; below the first point, that of the first."""
+        places, values = self.places, self.values
+        if place <= places[0]:
+            return values[0]
+        i = min(bisect_right(places, place), len(places) - 1)
+        low, high = places[i - 1], places[i]
+        return values[i - 1] + (place - low) / (high - low) * (values[i] - values[i - 1])
+
+
+class DecodeTimes:
+    """Seconds for one token of every request that decodes on one instance.
+
+    A step with a draft gives 1 + acceptance tokens; the scheduler's step is one token's share of
+    it. Where an instance computes prompts as well, their time is added.
+    """
+
+    def __init__(
+        self, system: System, load: DecodeLoad, packages: float, prefill: PrefillTimes | None = None
+    ) -> None:
+        self.packages, self.prefill = packages, prefill
+        self.rows = [Curve(_BATCHES, _decode_row(system, load, length)) for length in _LENGTHS]
+
+    def seconds(self, decoding: int, context_tokens: int, prefill_tokens: int) -> float:
+        """Seconds of a step with so much work."""
+        total = 0.0
+        if decoding:
+            batch, length = decoding / self.packages, context_tokens / decoding
+            i = min(max(1, bisect_right(_LENGTHS, length)), len(_LENGTHS) - 1)
+            low, high = _LENGTHS[i - 1], _LENGTHS[i]
+            below, above = self.rows[i - 1].at(batch), self.rows[i].at(batch)
+            total = below + (length - low) / (high - low) * (above - below)
+        if prefill_tokens and self.prefill is not None:
+            total += self.prefill.seconds(0, 0, prefill_tokens)
+        return total
+
+
+class PrefillTimes:
+    """Seconds of a batch of prompts on one instance, for prompts of one mean length."""
+
+    def __init__(self, system: System, load: PrefillLoad, packages: float) -> None:
+        self.packages = packages
+        times = [
+            prefill_step(system, replace(load, tokens_per_npu=tokens)).first_token_s
+            for tokens in _TOKENS
+        ]
+        self.curve = Curve(_TOKENS, times)
+
+    def seconds(self, decoding: int, context_tokens: int, prefill_tokens: int) -> float:
+        """Seconds of a step that computes so many tokens of prompts."""
+        return self.curve.at(prefill_tokens / self.packages) if prefill_tokens else 0.0
+
+
+def _decode_row(system: System, load: DecodeLoad, length: float) -> list[float]:
+    """Time a token over the batch, with or without microbatches, whichever is faster."""
+    row = []
+    for batch in _BATCHES:
+        asked = replace(load, batch_per_npu=batch, kv_len=length, output_len=0.0)
+        options = {load.microbatch, False}
+        row.append(min(decode_step(system, replace(asked, microbatch=on)).tpot_s for on in options))
+    return row

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from silva.errors import ConfigError
+from silva.supernode.generate import Shape, generate
+from silva.supernode.plan import Plan, Targets, make_plan, table
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small import small_system
+
+SYSTEM = small_system()
+TRAFFIC = generate(Shape(rate=40.0, seconds=10.0, prompt=2048.0, output=200.0), seed=1)
+TARGETS = Targets(ttft_s=1.0, tpot_s=0.05)
+
+
+@pytest.fixture(scope="module")
+def found() -> Plan:
+    return make_plan(SYSTEM, TRAFFIC, TARGETS)
+
+
+def test_the_best_plan_holds_and_nothing_cheaper_does(found: Plan) -> None:
+    best = found.best
+    assert best.holds
+    assert best.ttft_s <= TARGETS.ttft_s
+    assert best.tpot_s <= TARGETS.tpot_s
+    assert all(trial.nodes >= best.nodes for trial in found.frontier)
+    for role in ("prefill", "decode"):
+        fewer = found.neighbours.get(f"one {role} fewer")
+        assert fewer is None or not fewer.holds
+
+
+def test_more_never_does_less(found: Plan) -> None:
+    for role in ("prefill", "decode"):
+        more, lost = (
+            next(t for n, t in found.neighbours.items() if n.startswith(f"one {role} {word}"))
+            for word in ("more", "lost")
+        )
+        assert more.holds
+        assert more.goodput >= found.best.goodput * (1 - 1e-3)
+        assert lost.goodput <= found.best.goodput * (1 + 1e-3)
+
+
+def test_the_same_question_has_the_same_answer(found: Plan) -> None:
+    assert make_plan(SYSTEM, TRAFFIC, TARGETS).as_plain() == found.as_plain()
+
+
+def test_the_table_tells_it_all(found: Plan) -> None:
+    text = table(found, TARGETS)
+    assert found.best.name in text
+    assert all(name in text for name in found.neighbours)
+    assert f"binding: {found.best.binding}" in text
+    json.dumps(found.as_plain())
+
+
+def test_an_unreachable_target_says_the_closest() -> None:
+    with pytest.raises(ConfigError, match=r"the closest, .* has TTFT p99 .* TPOT p99"):
+        make_plan(SYSTEM, TRAFFIC.first(40), Targets(ttft_s=1.0, tpot_s=1e-4))
+
+
+def test_a_model_that_fits_nowhere_says_what_would() -> None:
+    large = replace(SYSTEM, model="deepseek-r1", prefill=replace(SYSTEM.prefill, tensor=1))
+    with pytest.raises(ConfigError, match="would do"):
+        make_plan(large, TRAFFIC, TARGETS)
+
+
+def test_no_traffic_no_plan() -> None:
+    with pytest.raises(ConfigError, match="too little traffic"):
+        make_plan(SYSTEM, TRAFFIC.first(1), TARGETS)
