@@ -1,0 +1,119 @@
+"""`silva plan`: how many instances a traffic needs, and where a step's time goes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from silva.supernode.system import System
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_MOST_REQUESTS = 5000
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `silva plan`."""
+    app.command("plan")(plan)
+
+
+def plan(
+    traffic: Annotated[
+        Path | None, typer.Option(help="A trace: Azure's .csv or Mooncake's .jsonl.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Without a trace: requests a second.")] = 10.0,
+    prompt: Annotated[float, typer.Option(help="Without a trace: mean prompt tokens.")] = 2048.0,
+    output: Annotated[float, typer.Option(help="Without a trace: mean answer tokens.")] = 500.0,
+    ttft_p99: Annotated[str, typer.Option(help="Time to the first token to hold.")] = "2s",
+    tpot_p99: Annotated[str, typer.Option(help="Time a further token to hold.")] = "50ms",
+    system: Annotated[
+        str, typer.Option(help="System: a name or a .toml file.")
+    ] = "cloudmatrix-infer",
+    hardware: Annotated[
+        str | None, typer.Option(help="Another machine for it: a name or a .toml file.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Another model for it: a name or a .toml file.")
+    ] = None,
+    requests: Annotated[
+        int, typer.Option(help="Simulate the first so many requests.", min=2)
+    ] = _MOST_REQUESTS,
+    seed: Annotated[int, typer.Option(help="Seed of made-up traffic.", min=0)] = 0,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Only show where a step's time goes.")
+    ] = False,
+    batch: Annotated[float, typer.Option(help="With --explain: requests a package.")] = 96.0,
+    gantt: Annotated[
+        Path | None, typer.Option(help="With --explain: draw a layer as a .png.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="With --explain: write a step as a Chrome trace.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+) -> None:
+    """Find the cheapest cluster that holds two latency targets, and what bounds it."""
+    from dataclasses import replace
+
+    from silva.supernode.system import load_system
+
+    found = load_system(system)
+    found = replace(found, hardware=hardware or found.hardware, model=model or found.model)
+    if explain:
+        print(_explained(found, batch, prompt, output, gantt, trace))
+        return
+    from silva.config import build
+    from silva.supernode import plan as planner
+    from silva.supernode.generate import Shape, generate
+    from silva.supernode.traces import read_traffic
+
+    if traffic is not None:
+        asked = read_traffic(traffic)
+    else:
+        made = {"rate": rate, "seconds": requests / rate, "prompt": prompt, "output": output}
+        asked = generate(build(Shape, made, "traffic"), seed)
+    targets = planner.Targets(seconds(ttft_p99, "--ttft-p99"), seconds(tpot_p99, "--tpot-p99"))
+    best = planner.make_plan(found, asked.first(requests), targets)
+    print(json.dumps(best.as_plain(), indent=2) if as_json else planner.table(best, targets))
+
+
+def seconds(text: str, where: str) -> float:
+    """ "2s" or "50ms" in seconds; ConfigError for anything else."""
+    from silva.errors import ConfigError
+
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(us|ms|s)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        remedy = "write a number and a unit, such as 2s or 50ms"
+        raise ConfigError(f"{text!r:.40} is no time", where=where, remedy=remedy)
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _explained(
+    system: System,
+    batch: float,
+    prompt: float,
+    output: float,
+    gantt: Path | None,
+    trace: Path | None,
+) -> str:
+    from silva.config import build
+    from silva.supernode import gantt as pictures
+    from silva.supernode.decode import decode_step
+    from silva.supernode.explain import explain_decode, explain_prefill
+    from silva.supernode.prefill import prefill_step
+    from silva.supernode.workload import DecodeLoad, PrefillLoad
+
+    values = {"batch_per_npu": batch, "kv_len": prompt, "output_len": output}
+    step = decode_step(system, build(DecodeLoad, values, "--explain"))
+    middle = system.network.layers // 2
+    title = f"{system.name}: a layer of decode, {batch:g} requests a package"
+    if gantt is not None:
+        pictures.draw(gantt, pictures.window(step.events, range(middle, middle + 1)), title)
+    if trace is not None:
+        pictures.write_trace(trace, step.events, title)
+    prefill = prefill_step(system, build(PrefillLoad, {"prompt_len": prompt}, "--explain"))
+    parts = ["decode", explain_decode(step), "", "prefill", explain_prefill(prefill)]
+    return "\n".join(parts)

@@ -1,0 +1,122 @@
+"""`silva simulate`: one cluster under traffic from a trace, or made up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from silva.supernode.traces import Traffic
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `silva simulate`."""
+    app.command("simulate")(simulate)
+
+
+def simulate(
+    traffic: Annotated[
+        Path | None, typer.Option(help="A trace: Azure's .csv or Mooncake's .jsonl.")
+    ] = None,
+    shape: Annotated[
+        str, typer.Option(help="Made-up traffic instead: poisson, bursty or sessions.")
+    ] = "poisson",
+    rate: Annotated[float, typer.Option(help="Its requests a second.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Its length.")] = 60.0,
+    prompt: Annotated[float, typer.Option(help="Its mean tokens of a prompt.")] = 2048.0,
+    output: Annotated[float, typer.Option(help="Its mean tokens of an answer.")] = 500.0,
+    seed: Annotated[int, typer.Option(help="Its seed.", min=0)] = 0,
+    system: Annotated[
+        str, typer.Option(help="System: a name or a .toml file.")
+    ] = "cloudmatrix-infer",
+    prefill: Annotated[int, typer.Option(help="Prefill instances; 0: decode does both.")] = 6,
+    decode: Annotated[int, typer.Option(help="Decode instances.")] = 1,
+    batch_per_npu: Annotated[int, typer.Option(help="Most requests a package decodes.")] = 96,
+    tpot: Annotated[float, typer.Option(help="Seconds a token to hold; 0: none.")] = 0.0,
+    cache_gb: Annotated[float, typer.Option(help="Memory of the context cache.")] = 0.0,
+    cache_plane: Annotated[str, typer.Option(help="Plane to it: ub or vpc.")] = "ub",
+    fail: Annotated[
+        list[str] | None, typer.Option(help="Lose an instance: ROLE:NUMBER:AT:FOR, in seconds.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for requests.parquet, summary.json and a plot.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+) -> None:
+    """Simulate a cluster of instances around the server's own scheduler."""
+    from silva.config import build
+    from silva.supernode.cluster import Cluster
+    from silva.supernode.generate import Shape, generate
+    from silva.supernode.simulate import simulate as run
+    from silva.supernode.traces import read_traffic
+
+    asked: Traffic
+    if traffic is not None:
+        asked = read_traffic(traffic)
+    else:
+        made = {"kind": shape, "rate": rate, "seconds": seconds, "prompt": prompt, "output": output}
+        asked = generate(build(Shape, made, "traffic"), seed)
+    limits = {
+        "system": system,
+        "prefill": prefill,
+        "decode": decode,
+        "batch_per_npu": batch_per_npu,
+        "tpot_s": tpot,
+        "cache_gb": cache_gb,
+        "cache_plane": cache_plane,
+    }
+    failures = tuple(failure(text) for text in fail or [])
+    records = run(build(Cluster, limits, "cluster"), asked, failures)
+    summary = records.summary()
+    if out is not None:
+        from silva.supernode.pictures import draw_records
+
+        out.mkdir(parents=True, exist_ok=True)
+        records.write_parquet(out / "requests.parquet")
+        records.write_summary(out / "summary.json")
+        draw_records(out / "simulation.png", records)
+    print(json.dumps(summary, indent=2) if as_json else lines(summary))
+
+
+def failure(text: str) -> Any:
+    """ "decode:0:10:60" as a failure; ConfigError for anything else."""
+    from silva.config import build
+    from silva.errors import ConfigError
+    from silva.supernode.cluster import Failure
+
+    try:
+        role, instance, at_s, for_s = text.split(":")
+        values = {
+            "role": role,
+            "instance": int(instance),
+            "at_s": float(at_s),
+            "for_s": float(for_s),
+        }
+    except ValueError as error:
+        remedy = "write ROLE:NUMBER:AT:FOR such as decode:0:10:60"
+        raise ConfigError(f"{text!r:.60} is no failure", where="--fail", remedy=remedy) from error
+    return build(Failure, values, "--fail")
+
+
+def lines(summary: dict[str, Any]) -> str:
+    """The summary as text."""
+    rows = [
+        ("requests", f"{summary['finished']:,} of {summary['requests']:,}"),
+        ("seconds", f"{summary['seconds']:,.1f}"),
+        ("requests a second", f"{summary['requests_per_s']:,.2f}"),
+        ("answer tokens a second", f"{summary['output_tokens_per_s']:,.0f}"),
+        ("first token", _milliseconds(summary["ttft_ms"])),
+        ("time a token", _milliseconds(summary["tpot_ms"])),
+        ("tokens from the cache", f"{summary['cached_tokens']:,}"),
+        ("largest queue", f"{summary['largest_queue']:,}"),
+    ]
+    rows += [(f"busy {name}", f"{share:.0%}") for name, share in summary["busy"].items()]
+    return "\n".join(f"{name:<24}{value}" for name, value in rows)
+
+
+def _milliseconds(found: dict[str, float | None]) -> str:
+    shown = (f"{name} {value:,.1f}" for name, value in found.items() if value is not None)
+    return f"{', '.join(shown)} ms" if found["mean"] is not None else "none"

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from silva.cli.main import make_app
+from silva.cli.plan import seconds
+from silva.errors import ConfigError
+
+
+def planned(*words: object) -> Result:
+    return CliRunner().invoke(make_app(), ["plan", *map(str, words)])
+
+
+def test_a_step_is_explained_drawn_and_traced(tmp_path: Path) -> None:
+    png, trace = tmp_path / "layer.png", tmp_path / "trace.json"
+    result = planned("--explain", "--prompt", 4096, "--gantt", png, "--trace", trace)
+    assert result.exit_code == 0
+    assert "experts up" in result.stdout
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
+def test_a_plan_as_json() -> None:
+    words = ["--rate", 20, "--requests", 60, "--ttft-p99", "5s", "--output", 50, "--json"]
+    result = planned(*words)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["best"]["holds"] is True
+
+
+@pytest.mark.parametrize(("text", "value"), [("2s", 2.0), ("50ms", 0.05), ("1.5us", 1.5e-6)])
+def test_times(text: str, value: float) -> None:
+    assert seconds(text, "x") == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["2", "s", "0s", "-1s", "1e3s", "2 minutes"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no time"):
+        seconds(text, "x")
