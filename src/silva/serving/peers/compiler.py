@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 from silva.control.request import Request
-from silva.models.language import LanguageConfig
-from silva.models.tokenizer import TOKENIZER
 from silva.serving.engine.grammar import Grammars
 
 
 class Compiler:
-    """One thread; what it has compiled the engine finds in `grammars`."""
+    """One thread; what it has compiled the engine finds in the `grammars` that they share."""
 
-    def __init__(self, model: Path, config: LanguageConfig) -> None:
-        tokenizer = (model / TOKENIZER).read_text("utf-8")
-        self.grammars = Grammars(tokenizer, config.vocab_size, config.eos_ids)
+    def __init__(self, grammars: Grammars) -> None:
+        self._grammars = grammars
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
 
     def compile(self, request: Request) -> Future[None]:
@@ -24,7 +20,7 @@ class Compiler:
         return self._thread.submit(self._compile, request.sampling.grammar)
 
     def _compile(self, grammar: str) -> None:
-        self.grammars.matcher(grammar)
+        self._grammars.matcher(grammar)
 
     def close(self) -> None:
         """Finish what is being compiled and no more."""

@@ -17,16 +17,11 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
-
 from silva.control.request import Request
 from silva.control.slo import largest_batch
-from silva.control.state import Settings
 from silva.errors import ServingError
-from silva.models.language_loader import load_language_model
-from silva.serving.config import ServeConfig
-from silva.serving.engine.engine import Engine, Listener, StepError
-from silva.serving.engine.kv import KVMemory, KVShape
+from silva.serving.engine.engine import Listener, StepError
+from silva.serving.make_engine import make_engine
 from silva.serving.peers.cached import CacheClient
 from silva.serving.peers.compiler import Compiler
 from silva.serving.peers.start import PeerStart
@@ -43,23 +38,11 @@ from silva.serving.wire.messages import (
     Stop,
 )
 from silva.serving.wire.star import Ray, address
-from silva.transfer import open_transfer
+from silva.transfer import Exposed, open_transfer
 
 log = logging.getLogger("silva.peer")
 
 STATUS_S = 0.5
-
-
-def settings_for(config: ServeConfig, blocks: int, context_tokens: int) -> Settings:
-    """The scheduler's limits; a request longer than the pool could never end."""
-    return Settings(
-        blocks=blocks,
-        context_tokens=min(context_tokens, blocks * config.kv.block_tokens),
-        block_tokens=config.kv.block_tokens,
-        step_tokens=max(config.step.chunk_tokens, config.step.most_running),
-        max_running=config.step.most_running,
-        target_s=config.step.tpot_target_s or None,
-    )
 
 
 class ComputingPeer(Listener, ABC):
@@ -68,25 +51,23 @@ class ComputingPeer(Listener, ABC):
     role: ClassVar[Role]
 
     def __init__(self, start: PeerStart) -> None:
-        torch.set_num_threads(start.threads)
-        self.start, config = start, start.config
-        model = load_language_model(start.model, dtype=getattr(torch, config.dtype))
-        shape = KVShape.of(model, config.kv.block_tokens)
-        blocks = shape.blocks_in(config.kv.peer_bytes)
-        self.transfer = open_transfer(config.transfer, start.token)
-        self.exposed = self.transfer.allocate(blocks * shape.block_bytes)
-        self.memory = KVMemory(shape, blocks, self.exposed.buffer)
-        self._compiler = Compiler(start.model, model.config)
-        self.engine = Engine(
-            model,
-            self.memory,
-            settings_for(config, blocks, model.config.context),
-            self,
-            grammars=self._compiler.grammars,
-            threads=start.threads,
+        self.start = start
+        self.transfer = open_transfer(start.config.transfer, start.token)
+        exposed: list[Exposed] = []
+
+        def expose(size_bytes: int) -> memoryview:
+            exposed.append(self.transfer.allocate(size_bytes))
+            return exposed[0].buffer
+
+        self.engine = make_engine(
+            start.config, start.model, self, threads=start.threads, memory=expose
         )
+        self.memory, self.exposed = self.engine.memory, exposed[0]
+        assert self.engine.grammars is not None
+        self._compiler = Compiler(self.engine.grammars)
         self.ray = Ray(address(start.folder, "hub"), start.identity)
-        self.cache = CacheClient(self.ray, self.transfer, self.exposed, shape.block_bytes)
+        block_bytes = self.memory.shape.block_bytes
+        self.cache = CacheClient(self.ray, self.transfer, self.exposed, block_bytes)
         self.requests: dict[str, Request] = {}
         """All attempts that are here, by attempt id; `Request.id` is that of the front."""
         self.counters: dict[str, float] = {"spoilt_transfers": 0}

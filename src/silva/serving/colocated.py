@@ -1,0 +1,147 @@
+"""The plain twin of the disaggregated server: prefill and decode in one engine of this process.
+
+No hand-over, no cache peers; prefixes are shared within the engine's own pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from silva.control.request import Output, Request
+from silva.errors import ServingError
+from silva.serving.backend import (
+    BusyError,
+    CacheStatus,
+    ChangeRefusedError,
+    ModelCard,
+    PeerState,
+    PeerStatus,
+    PoolStatus,
+    Status,
+    UnavailableError,
+    UnservableError,
+)
+from silva.serving.config import ServeConfig
+from silva.serving.engine.engine import Listener, StepError
+from silva.serving.engine.loop import EngineThread, StoppedError
+from silva.serving.make_engine import make_engine
+
+NAME = "engine"
+REMEDY = "start the server without --colocated"
+
+
+class Colocated:
+    """A Backend over one engine: `open` it on the loop that uses it."""
+
+    def __init__(self, config: ServeConfig, model: Path, cards: Sequence[ModelCard]) -> None:
+        self._config, self._model, self._cards = config, model, tuple(cards)
+        self._by_name = {card.id: card for card in cards}
+        self._thread: EngineThread | None = None
+        self._closing = False
+        self._waiting = 0
+        self._counters = dict.fromkeys(("requests", "finished", "cancelled", "tokens"), 0)
+
+    async def open(self) -> None:
+        """Load the model, beside the event loop, and start the engine."""
+        loop = asyncio.get_running_loop()
+        threads = self._config.threads or 0
+        engine = await loop.run_in_executor(
+            None, lambda: make_engine(self._config, self._model, Listener(), threads=threads)
+        )
+        self._thread = EngineThread(engine, deliver=loop.call_soon_threadsafe)
+        self._thread.start()
+
+    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """See Backend."""
+        thread = self._thread
+        if thread is None or self._closing:
+            raise UnavailableError("the server is stopping" if self._closing else "still loading")
+        if self._waiting >= self._config.most_waiting:
+            raise BusyError(f"{self._waiting} requests wait already")
+        settings = thread.engine.state.settings
+        if len(request.prompt) >= settings.context_tokens:
+            raise UnservableError(
+                f"{len(request.prompt)} tokens of prompt, but the engine holds "
+                f"{settings.context_tokens} of prompt and answer"
+            )
+        heard: asyncio.Queue[Output | ServingError] = asyncio.Queue()
+        self._counters["requests"] += 1
+        self._waiting += 1
+        started = over = False
+        try:
+            arrived = replace(request, arrival_s=time.monotonic())
+            thread.submit(arrived, heard.put_nowait, heard.put_nowait)
+            while not over:
+                output = await heard.get()
+                if isinstance(output, ServingError):
+                    over = True
+                    raise _for_the_client(output)
+                self._waiting -= not started
+                started, over = True, output.finish is not None
+                self._counters["tokens"] += len(output.tokens)
+                self._counters["finished"] += over
+                yield output
+        except StoppedError as error:
+            raise UnavailableError(str(error)) from error
+        finally:
+            self._waiting -= not started
+            if not over:
+                self._counters["cancelled"] += 1
+                thread.cancel(request.id)
+
+    def models(self) -> Sequence[ModelCard]:
+        return self._cards
+
+    def model(self, name: str) -> ModelCard | None:
+        return self._by_name.get(name)
+
+    def ready(self) -> bool:
+        return self._thread is not None and self._thread.alive and not self._closing
+
+    def status(self) -> Status:
+        """One peer with both roles; the cache is its own pool's."""
+        if self._thread is None:
+            return Status(counters=self._counters)
+        counts = self._thread.counts
+        numbers = {
+            "queue": counts.waiting,
+            "running": counts.running,
+            "blocks_free": counts.blocks_free,
+            "blocks_total": counts.blocks,
+        }
+        state: PeerState = "ready" if self.ready() else "draining"
+        return Status(
+            peers=(PeerStatus(NAME, "both", os.getpid(), state, **numbers),),
+            pools={"both": PoolStatus(peers=1, ready=int(self.ready()), **numbers)},
+            cache=CacheStatus(objects=counts.blocks_kept),
+            counters=self._counters,
+        )
+
+    async def scale(self, roles: Mapping[str, int]) -> None:
+        """See Backend; always refused."""
+        raise ChangeRefusedError("a colocated server has one engine", remedy=REMEDY)
+
+    async def drain(self, peer: str) -> None:
+        """See Backend; always refused."""
+        raise ChangeRefusedError("a colocated server has one engine", remedy=REMEDY)
+
+    async def switch(self, peer: str, role: str) -> None:
+        """See Backend; always refused."""
+        raise ChangeRefusedError("a colocated server has one engine", remedy=REMEDY)
+
+    async def close(self, grace_s: float) -> None:
+        """See Backend."""
+        self._closing = True
+        if self._thread is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.stop, grace_s)
+
+
+def _for_the_client(error: ServingError) -> Exception:
+    if isinstance(error, StoppedError | StepError):
+        return UnavailableError(error.what)
+    return UnservableError(error.what, remedy=error.remedy)

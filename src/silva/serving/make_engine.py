@@ -1,0 +1,60 @@
+"""An engine from the settings of `silva serve`: the same for a peer and for a colocated server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from silva.control.state import Settings
+from silva.models.language_loader import load_language_model
+from silva.models.tokenizer import TOKENIZER
+from silva.serving.config import ServeConfig
+from silva.serving.engine.engine import Engine, Listener
+from silva.serving.engine.grammar import Grammars
+from silva.serving.engine.kv import KVMemory, KVShape
+
+
+def make_engine(
+    config: ServeConfig,
+    model: Path,
+    listener: Listener,
+    *,
+    threads: int,
+    memory: Callable[[int], memoryview] | None = None,
+) -> Engine:
+    """The engine over the model of a directory.
+
+    threads  of this process's arithmetic; 0: as many as torch takes by itself
+    memory   gives the bytes for keys and values, such as ones that others can read
+
+    Raises ModelError, ConfigError, ServingError.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = load_language_model(model, dtype=getattr(torch, config.dtype))
+    shape = KVShape.of(loaded, config.kv.block_tokens)
+    blocks = shape.blocks_in(config.kv.peer_bytes)
+    buffer = memory(blocks * shape.block_bytes) if memory is not None else None
+    tokenizer = (model / TOKENIZER).read_text("utf-8")
+    return Engine(
+        loaded,
+        KVMemory(shape, blocks, buffer),
+        settings_for(config, blocks, loaded.config.context),
+        listener,
+        grammars=Grammars(tokenizer, loaded.config.vocab_size, loaded.config.eos_ids),
+        threads=threads or torch.get_num_threads(),
+    )
+
+
+def settings_for(config: ServeConfig, blocks: int, context_tokens: int) -> Settings:
+    """The scheduler's limits; a request longer than the pool could never end."""
+    return Settings(
+        blocks=blocks,
+        context_tokens=min(context_tokens, blocks * config.kv.block_tokens),
+        block_tokens=config.kv.block_tokens,
+        step_tokens=max(config.step.chunk_tokens, config.step.most_running),
+        max_running=config.step.most_running,
+        target_s=config.step.tpot_target_s or None,
+    )
