@@ -24,9 +24,12 @@ def test_a_step_is_explained_drawn_and_traced(tmp_path: Path) -> None:
     assert json.loads(trace.read_text())["traceEvents"]
 
 
-def test_a_plan_as_json() -> None:
+def test_a_plan_as_json_and_as_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "plan.html"
     words = ["--rate", 20, "--requests", 60, "--ttft-p99", "5s", "--output", 50, "--json"]
-    result = planned(*words)
+    result = planned(*words, "--out", page)
+    assert page.read_text().count("data:image/png;base64,") == 2
+    assert "http" not in page.read_text()
     assert result.exit_code == 0
     assert json.loads(result.stdout)["best"]["holds"] is True
 

@@ -43,6 +43,9 @@ def plan(
         int, typer.Option(help="Simulate the first so many requests.", min=2)
     ] = _MOST_REQUESTS,
     seed: Annotated[int, typer.Option(help="Seed of made-up traffic.", min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the plan as one self-contained .html page.")
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Only show where a step's time goes.")
     ] = False,
@@ -77,6 +80,10 @@ def plan(
         asked = generate(build(Shape, made, "traffic"), seed)
     targets = planner.Targets(seconds(ttft_p99, "--ttft-p99"), seconds(tpot_p99, "--tpot-p99"))
     best = planner.make_plan(found, asked.first(requests), targets)
+    if out is not None:
+        from silva.supernode.page import write_page
+
+        write_page(out, best, targets, asked.first(requests))
     print(json.dumps(best.as_plain(), indent=2) if as_json else planner.table(best, targets))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from silva.supernode.schedule import Event
 
@@ -50,7 +50,7 @@ def write_trace(path: Path, events: Sequence[Event], title: str) -> None:
     path.write_text(json.dumps(chrome_trace(events, title)))
 
 
-def draw(path: Path, events: Sequence[Event], title: str) -> None:
+def draw(target: Path | IO[bytes], events: Sequence[Event], title: str) -> None:
     """Draws the events, a lane for each resource, a colour for each microbatch."""
     from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def draw(path: Path, events: Sequence[Event], title: str) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("microseconds")
     axes.set_title(title)
-    figure.savefig(path, dpi=130)
+    figure.savefig(target, format="png", dpi=130)
 
 
 def _resources(events: Sequence[Event]) -> list[str]:

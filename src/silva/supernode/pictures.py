@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from silva.supernode.records import Records
 
 
-def draw_records(path: Path, records: Records) -> None:
+def draw_records(target: Path | IO[bytes], records: Records) -> None:
     """Queues over time, and the distributions of TTFT and TPOT."""
     from matplotlib.figure import Figure
 
@@ -30,4 +31,4 @@ def draw_records(path: Path, records: Records) -> None:
         axes.set_xlabel(f"{name}, ms")
         axes.set_ylabel("share of requests")
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    figure.savefig(target, format="png", dpi=120)
