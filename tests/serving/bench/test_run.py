@@ -122,9 +122,11 @@ def test_stopping_keeps_what_was_measured(start: Start) -> None:
     assert summarise(found).answered == 5
 
 
-@pytest.mark.parametrize("stage", ["asking", "warm-up"])
+@pytest.mark.parametrize("stage", ["asking the server", "warm-up"])
 def test_stopping_before_the_first_request(start: Start, stage: str) -> None:
-    server = start(script=lambda n: Script(end="hang" if stage == "asking" or n else "done"))
+    server = start(
+        script=lambda n: Script(end="hang" if stage == "asking the server" or n else "done")
+    )
 
     async def whole() -> Measured:
         stop = asyncio.Event()
@@ -151,7 +153,7 @@ def test_a_closed_loop_ends_with_the_clock(start: Start) -> None:
 def test_progress_goes_up_to_the_end(start: Start) -> None:
     seen: list[Progress] = []
     asyncio.run(run(config(start().url, load__requests=6), on_progress=seen.append))
-    assert list(dict.fromkeys(p.stage for p in seen)) == ["asking", "warm-up", "load"]
+    assert list(dict.fromkeys(p.stage for p in seen)) == ["asking the server", "warm-up", "load"]
     load = [p for p in seen if p.stage == "load"]
     assert [p.done for p in load] == list(range(7)) and {p.total for p in load} == {6}
 

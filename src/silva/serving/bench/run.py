@@ -118,7 +118,7 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 
 async def _ask(client: Client, found: Measured, on_progress: Watcher) -> None:
     """Which model, and what the server understands."""
-    on_progress(Progress("asking", 0, None))
+    on_progress(Progress("asking the server", 0, None))
     found.model = found.config.model or await client.first_model()
     found.dialect = await client.learn_dialect(found.model)
 
