@@ -90,8 +90,8 @@ class FakeText:
         return self.rendered[-1]
 
 
-Step = tuple[int, ...] | Exception | float
-"""One output's tokens, an error, or seconds to wait."""
+Step = tuple[int, ...] | Exception | float | Callable[[], bool]
+"""One output's tokens, an error, seconds to wait, or what has to be true before it goes on."""
 
 
 @dataclass
@@ -138,6 +138,10 @@ class FakeBackend:
         for step in steps:
             if isinstance(step, Exception):
                 raise step
+            if callable(step):
+                while not step():
+                    await asyncio.sleep(0.005)
+                continue
             if isinstance(step, float):
                 await asyncio.sleep(step)
                 continue

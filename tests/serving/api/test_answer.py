@@ -31,8 +31,13 @@ def said(found: Answer, *outputs: Output) -> list[Piece]:
 def test_a_character_comes_when_it_is_complete() -> None:
     pieces = said(answer(), output(b"\xc3"), output(b"\xa9"), output([EOS], "stop"))
     assert [p.text for p in pieces] == ["", "é", ""]
-    assert [[r.token for r in p.records] for p in pieces] == [[], [0xC3, 0xA9], [EOS]]
+    assert [[r.token for r in p.records] for p in pieces] == [[0xC3], [0xA9], [EOS]]
     assert pieces[-1].records[0].ends
+
+
+def test_with_stop_strings_records_wait_for_their_text() -> None:
+    pieces = said(answer(("END",)), output(b"E"), output(b"N"), output(b"x"), output(b"", "length"))
+    assert [[r.token for r in p.records] for p in pieces] == [[], [], list(b"ENx"), []]
 
 
 def test_an_incomplete_character_at_the_end_is_replaced() -> None:

@@ -122,7 +122,9 @@ def test_not_reading_a_stream(backend: FakeBackend, text: FakeText) -> None:
 
 def test_one_failing_answer_ends_the_others(backend: FakeBackend, text: FakeText) -> None:
     backend.script = lambda request: (
-        [0.01, RuntimeError("x")] if request.id.endswith(".1") else silent(request)
+        [lambda: backend.open == 3, RuntimeError("x")]
+        if request.id.endswith(".1")
+        else silent(request)
     )
     app = create_app(backend, text)
     messages = asyncio.run(visit(app, ask(n=3), lambda _: False))
@@ -147,7 +149,7 @@ def test_over_a_socket(start: Callable[..., Running], backend: FakeBackend) -> N
     with httpx.Client(timeout=10) as http, http.stream("POST", url, json=ask(stream=True)) as s:
         assert next(s.iter_lines()).startswith("data: ")
         assert backend.open == 1
-    for _ in range(400):
+    for _ in range(2000):
         if not backend.open:
             break
         asyncio.run(asyncio.sleep(0.01))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -40,16 +41,21 @@ async def together(
         )
 
 
+def refused(app: FastAPI, count: int) -> Callable[[], bool]:
+    """Whether so many have been turned away: until then, nobody is to leave."""
+    return lambda: app.state.server.gate.refused >= count
+
+
 def test_too_many_at_once(backend: FakeBackend, text: FakeText) -> None:
-    backend.script = lambda _: [0.2, *spoken("ok")]
     app = create_app(backend, text, ApiSettings(max_answers=10, max_waiting=8))
+    backend.script = lambda _: [refused(app, 292), *spoken("ok")]
     answers = asyncio.run(together(app, [BODY] * 300))
     statuses = [a.status_code for a in answers]
     assert statuses.count(200) == 8
     assert statuses.count(429) == 292
-    refused = next(a for a in answers if a.status_code == 429)
-    assert 1 <= int(refused.headers["retry-after"]) <= 60
-    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    one = next(a for a in answers if a.status_code == 429)
+    assert 1 <= int(one.headers["retry-after"]) <= 60
+    assert one.json()["error"]["code"] == "rate_limit_exceeded"
     assert backend.most_open == 8
     # What was refused is forgotten: the next one is let in.
     assert asyncio.run(together(app, [BODY]))[0].status_code == 200
@@ -57,24 +63,24 @@ def test_too_many_at_once(backend: FakeBackend, text: FakeText) -> None:
 
 def test_choices_count_as_answers(backend: FakeBackend, text: FakeText) -> None:
     app = create_app(backend, text, ApiSettings(max_answers=5))
-    (refused, served) = asyncio.run(together(app, [{**BODY, "n": 6}, {**BODY, "n": 5}]))
-    assert (refused.status_code, served.status_code) == (429, 200)
+    refusal, served = asyncio.run(together(app, [{**BODY, "n": 6}, {**BODY, "n": 5}]))
+    assert (refusal.status_code, served.status_code) == (429, 200)
     gate = app.state.server.gate
     assert (gate.answers, gate.waiting, gate.held_bytes) == (0, 0, 0)
 
 
 def test_one_key_cannot_take_all(backend: FakeBackend, text: FakeText) -> None:
-    backend.script = lambda _: [0.2, *spoken("ok")]
     keys = KeyRing([parse_key("a=secret-one"), parse_key("b=secret-two")])
     app = create_app(backend, text, ApiSettings(max_answers_per_key=2), keys=keys)
+    backend.script = lambda _: [refused(app, 2), *spoken("ok")]
     secrets = ["secret-one"] * 4 + ["secret-two"] * 2
     statuses = [a.status_code for a in asyncio.run(together(app, [BODY] * 6, secrets))]
     assert statuses == [200, 200, 429, 429, 200, 200]
 
 
 def test_large_bodies_together(backend: FakeBackend, text: FakeText) -> None:
-    backend.script = lambda _: [0.2, *spoken("ok")]
     app = create_app(backend, text, ApiSettings(max_held_bytes=5000))
+    backend.script = lambda _: [refused(app, 3), *spoken("ok")]
     large = {**BODY, "user": "x" * 2000}
     statuses = [a.status_code for a in asyncio.run(together(app, [large] * 5))]
     assert sorted(statuses) == [200, 200, 429, 429, 429]
@@ -83,12 +89,12 @@ def test_large_bodies_together(backend: FakeBackend, text: FakeText) -> None:
 
 def test_a_prompt_limit_below_the_context(backend: FakeBackend, text: FakeText) -> None:
     app = create_app(backend, text, ApiSettings(max_prompt_tokens=10))
-    served, refused = asyncio.run(
+    served, refusal = asyncio.run(
         together(app, [{**BODY, "prompt": [1] * 10}, {**BODY, "prompt": [1] * 11}])
     )
-    assert (served.status_code, refused.status_code) == (200, 400)
-    assert "10" in refused.json()["error"]["message"]
-    assert "11" in refused.json()["error"]["message"]
+    assert (served.status_code, refusal.status_code) == (200, 400)
+    assert "10" in refusal.json()["error"]["message"]
+    assert "11" in refusal.json()["error"]["message"]
 
 
 def test_a_closed_gate(backend: FakeBackend, text: FakeText) -> None:

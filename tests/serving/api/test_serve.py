@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,8 +41,9 @@ def test_the_address_that_is_announced() -> None:
 
 
 def test_stopping_finishes_what_runs(start: Callable[..., Running], backend: FakeBackend) -> None:
-    backend.script = lambda _: [(72,), 0.5, *spoken("ello")]
     server = start()
+    gate = server.app.state.server.gate
+    backend.script = lambda _: [(72,), lambda: gate.closed, *spoken("ello")]
     with httpx.Client(base_url=server.url, timeout=10) as http:
         with http.stream("POST", "/v1/completions", json=BODY) as stream:
             lines = stream.iter_lines()
@@ -57,7 +59,8 @@ def test_stopping_finishes_what_runs(start: Callable[..., Running], backend: Fak
 
 
 def test_nothing_new_while_stopping(start: Callable[..., Running], backend: FakeBackend) -> None:
-    backend.script = lambda _: [(72,), 0.7, *spoken("ello")]
+    seen = threading.Event()
+    backend.script = lambda _: [(72,), seen.is_set, *spoken("ello")]
     server = start()
     with (
         httpx.Client(base_url=server.url, timeout=10) as http,
@@ -70,6 +73,7 @@ def test_nothing_new_while_stopping(start: Callable[..., Running], backend: Fake
             pass
         assert http.post("/v1/completions", json=BODY).status_code == 503
         assert http.get("/health").status_code == 200
+        seen.set()
         list(lines)
 
 

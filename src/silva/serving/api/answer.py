@@ -24,7 +24,9 @@ class TokenRecord:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one output adds to an answer. Records come when their text does."""
+    """What one output adds to an answer. With stop strings, records come when their text does:
+    before that it may still be cut.
+    """
 
     text: str
     records: tuple[TokenRecord, ...] = ()
@@ -45,6 +47,7 @@ class Answer:
         """`end_tokens`: those that end the answer when they come last, and are not shown."""
         self._decoder, self._stop = decoder, StopText(stops)
         self._end_tokens, self._keeps_records = frozenset(end_tokens), keeps_records
+        self._may_cut = bool(stops)
         self._decoded = 0
         self._shown = 0
         self._records: list[TokenRecord] = []
@@ -90,7 +93,7 @@ class Answer:
         """`cut`: at a stop string, so that records of what follows it never come."""
         text = "".join(shown)
         self._shown += len(text)
-        if self.finish is not None and not cut:
+        if not self._may_cut or (self.finish is not None and not cut):
             records, self._records = self._records, []
         else:
             records = [r for r in self._records if r.offset < self._shown]

@@ -19,6 +19,8 @@ _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator"
 _PLACE = re.compile(r"^(at \d+\(\d+\): )?failed to compile JSON schema: ")
 _SOURCE = re.compile(r"\n\s*\d+ \| |\n<state>")
 _KEPT = 128
+_MAX_SYMBOLS, _MAX_STATES = 50_000, 25_000
+"""Below what engines allow, so that they need not refuse what was let in here."""
 _SHOWN = 300
 
 
@@ -75,12 +77,13 @@ class Grammars:
         return text
 
     def _compiled(self, lark: str, param: str) -> str:
-        from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+        from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(TokenizerWrapper(_Bytes()))
         grammar: str = LLMatcher.grammar_from_lark(lark)
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        limits = LLParserLimits(max_grammar_size=_MAX_SYMBOLS, max_lexer_states=_MAX_STATES)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if not matcher.is_error():
             matcher.compute_bitmask()  # an endless recursion shows at the first step only
         if matcher.is_error():
