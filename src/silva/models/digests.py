@@ -13,19 +13,22 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from silva.errors import ModelError
 from silva.models.cache_folder import cache_folder
 from silva.models.fields import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST_RECORD_BYTES = 1 << 20
 
 
 def tensor_digest(name: str, tensor: Tensor) -> str:
     """SHA-256 of one tensor's type, shape and bytes. Raises ModelError for NaN and infinities."""
+    import torch
+
     if not bool(torch.isfinite(tensor).all()):
         raise ModelError(f"{name} holds NaN or infinite values")
     state = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
