@@ -12,10 +12,22 @@ import typer
 from typer.core import TyperGroup
 
 from silva import __version__
-from silva.cli import bench, demo, doctor, forest, plan, predict, pretrain, simulate, tune, validate
+from silva.cli import (
+    bench,
+    demo,
+    doctor,
+    forest,
+    model,
+    plan,
+    predict,
+    pretrain,
+    simulate,
+    tune,
+    validate,
+)
 from silva.errors import SilvaError
 
-COMMANDS = (demo, tune, forest, predict, pretrain, plan, simulate, validate, bench, doctor)
+COMMANDS = (demo, tune, forest, predict, pretrain, model, plan, simulate, validate, bench, doctor)
 """Command modules in the order of `silva --help`; each has `register(app)`."""
 
 EXIT_MISTAKE = 2
