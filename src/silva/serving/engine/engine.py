@@ -1,0 +1,358 @@
+"""The step loop: schedule, execute, update; and what each step came to, told to a listener.
+
+    engine = Engine(model, memory, settings, listener)
+    engine.add(request)
+    while engine.step():
+        ...
+
+One engine serves every role. A colocated server adds requests and hears `outputs`. A prefill peer adds
+them with `hand_over`, hears `handed` and calls `release` when the blocks were read. A decode peer
+calls `reserve`, reads the blocks, calls `commit` and hears `outputs` from the second token on.
+
+An engine belongs to one thread (see loop.py for that thread). What goes wrong in one step ends the
+requests of that step, each with an error to the listener, and the engine goes on; after
+MAX_FAILED_STEPS in a row it raises, since then it is the engine that is broken and a new one, or
+another peer, serves better.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from silva.control import fills, handover, scheduler
+from silva.control.handover import Reservation
+from silva.control.measured import MeasuredStepTime
+from silva.control.prefix import CacheIdentity, extend
+from silva.control.request import (
+    FinishReason,
+    Output,
+    Phases,
+    Plan,
+    Request,
+    Sampled,
+    StepResult,
+)
+from silva.control.scheduler import Ended, Update
+from silva.control.state import Counts, Settings, Stage, State
+from silva.errors import ServingError
+from silva.kernels import Backend
+from silva.models.language import LanguageModel
+from silva.serving.engine.grammar import Grammars
+from silva.serving.engine.kv import KVMemory
+from silva.serving.engine.lost import lose
+from silva.serving.engine.runner import Executed, Runner
+
+log = logging.getLogger("silva.engine")
+
+MAX_FAILED_STEPS = 3
+"""In a row; then the engine raises."""
+
+
+class StepError(ServingError):
+    """A step failed, and with it the requests that it computed."""
+
+    usual = "try again; the server's log says more"
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A request that was added with `hand_over` has its first token."""
+
+    sampled: Sampled
+    blocks: tuple[int, ...]
+    """Its KV, all positions before the sampled token; held until `release`. Empty when finished."""
+    cached_tokens: int
+    phases: Phases
+    finish: FinishReason | None
+    """Where the first token is the last. Then nothing is held, and nothing is to be released."""
+
+
+class Listener:
+    """What an engine's owner hears, on the engine's thread; overwrite what is wanted.
+
+    All but `lookups` come between steps, so they may call the engine's methods but `step`.
+    """
+
+    def outputs(self, outputs: Sequence[Output]) -> None:
+        """What one step gave to the requests that decode here."""
+
+    def failed(self, request: str, error: ServingError) -> None:
+        """The request is over without an end: nothing more comes of it, its blocks are free."""
+
+    def handed(self, handed: Handed) -> None:
+        """A prompt is computed, for a decode peer to fetch."""
+
+    def lookups(self, begun: Sequence[tuple[str, tuple[bytes, ...]]]) -> None:
+        """Requests look for these keys in the cache peers: see `silva.control.fills`.
+
+        Comes before a step is computed, so that the question travels meanwhile: the engine must not
+        be called in here.
+        """
+
+    def stored(self, blocks: Sequence[tuple[bytes, int]]) -> None:
+        """Keys whose blocks are complete now, to be stored in the cache peers.
+
+        A later step may give the blocks to others: who copies them later calls `scheduler.pin`
+        in here, and `scheduler.unpin` when that is over.
+        """
+
+
+@dataclass(slots=True)
+class Tracked:
+    """What the engine remembers of a request beside scheduler and runner."""
+
+    request: Request
+    root: bytes
+    hand_over: bool
+    phases: Phases
+    cached_tokens: int = 0
+    said: bool = field(default=False)
+    """Whether any token of it was told."""
+
+
+class Engine:
+    """Scheduler, runner and memory of one process, and the loop over them."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        memory: KVMemory,
+        settings: Settings,
+        listener: Listener,
+        *,
+        grammars: Grammars | None = None,
+        step_time: MeasuredStepTime | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        threads: int = 1,
+        backend: Backend = "auto",
+    ) -> None:
+        """`settings` must be of this memory; `clock` is that of the requests' `arrival_s`.
+
+        Without `grammars`, requests that have one are refused. Raises ValueError.
+        """
+        shape = memory.shape
+        if (settings.blocks, settings.block_tokens) != (memory.blocks, shape.block_tokens):
+            raise ValueError("the settings are those of another memory")
+        self.memory, self.listener, self.grammars = memory, listener, grammars
+        self.state = State(settings)
+        self.step_time = step_time or MeasuredStepTime()
+        numerics = str(model.dtype).removeprefix("torch.")
+        self.identity = CacheIdentity(model.digest, numerics, shape.block_tokens)
+        self.runner = Runner(model, memory, clock, threads=threads, backend=backend)
+        self.steps = 0
+        """Steps computed so far."""
+        self._vocab_size = model.config.vocab_size
+        self._clock = clock
+        self._tracked: dict[str, Tracked] = {}
+        self._failed_steps = 0
+
+    # What an owner asks for.
+
+    def add(self, request: Request, *, hand_over: bool = False, lookup: bool = False) -> None:
+        """Queue a request; see `scheduler.add`. What it emitted elsewhere is not told again.
+
+        Raises ServingError for a request that cannot be served, GrammarError for its grammar,
+        ValueError for an id in use. Nothing is remembered then.
+        """
+        self._check(request)
+        keys = self.identity.keys(request)
+        self._know(request, hand_over)
+        try:
+            scheduler.add(self.state, request, keys, hand_over=hand_over, lookup=lookup)
+        except ValueError:
+            self._forget(request.id)
+            raise
+
+    def reserve(self, request: Request) -> Reservation | None:
+        """Blocks for a request that a prefill peer computes; None when there is no room now.
+
+        Raises as `add` does.
+        """
+        self._check(request)
+        return handover.reserve(self.state, request, self.identity.keys(request), self.step_time)
+
+    def commit(self, request: Request, token: int) -> bool:
+        """The blocks of a reservation hold the KV of prompt and emitted tokens, `token` comes next.
+
+        The first output is that of the token after it. False when the request was cancelled
+        meanwhile; its blocks are free then. Raises GrammarError; the reservation stays then, to be
+        abandoned.
+        """
+        known = replace(request, emitted=(*request.emitted, token))
+        self._know(known, hand_over=False)
+        if handover.commit(self.state, request.id):
+            return True
+        self._forget(request.id)
+        return False
+
+    def abandon(self, request: str) -> bool:
+        """Give a reservation's blocks back; False when there is none."""
+        return handover.abandon(self.state, request)
+
+    def release(self, request: str) -> bool:
+        """Give the blocks of a handed-over request back; False when it is not held."""
+        return handover.release(self.state, request)
+
+    def cancel(self, request: str) -> bool:
+        """Forget a request wherever it stands; nothing more is told of it. False: unknown."""
+        self._forget(request)
+        return scheduler.cancel(self.state, request)
+
+    def counts(self) -> Counts:
+        """Requests by where they stand, and blocks; O(1)."""
+        return self.state.counts()
+
+    # One step.
+
+    def step(self) -> bool:
+        """Plan a step and compute it; False when there was nothing that could go on.
+
+        Raises what the model raised when MAX_FAILED_STEPS in a row have failed; the requests of the
+        last one were told.
+        """
+        now_s = self._clock()
+        plan = scheduler.schedule(self.state, now_s, self.step_time)
+        begun = fills.lookups(self.state)
+        if begun:
+            self.listener.lookups(begun)
+        try:
+            executed = self.runner.execute(plan)
+        except Exception as error:
+            self._fail(plan, error)
+            return True
+        if not plan.tokens:
+            # Blocks that were given back may let another request start.
+            return bool(plan.left)
+        self._failed_steps = 0
+        self.steps += 1
+        self.step_time.observe(*self.state.load(), executed.result.seconds)
+        lose(self.state, executed.failed)
+        stored = self._learn(executed)
+        update = scheduler.update(self.state, executed.result)
+        self._tell(plan, executed, update, now_s)
+        stored += update.stored
+        if stored:
+            self.listener.stored(stored)
+        return True
+
+    def _check(self, request: Request) -> None:
+        """Refuse what the kernels and the sampler could not digest; the API has checked before."""
+        size, sampling = self._vocab_size, request.sampling
+        tokens = (*request.prompt, *request.emitted, *(t for t, _ in sampling.logit_bias))
+        if not tokens or not 0 <= min(tokens) <= max(tokens) < size:
+            raise ServingError(f"request {request.id}: token ids must be from 0 to {size - 1}")
+        if sampling.grammar and self.grammars is None:
+            raise ServingError(f"request {request.id}: this server follows no grammars")
+
+    def _know(self, request: Request, hand_over: bool) -> None:
+        sampling, matcher = request.sampling, None
+        if request.id in self._tracked:
+            raise ValueError(f"request {request.id} is here already")
+        if sampling.grammar and self.grammars is not None:
+            matcher = self.grammars.matcher(sampling.grammar, request.emitted)
+        self.runner.add(request, matcher)
+        root = self.identity.root(request.path_digest, request.namespace)
+        phases = Phases(arrival_s=request.arrival_s)
+        self._tracked[request.id] = Tracked(request, root, hand_over, phases)
+
+    def _forget(self, request: str) -> None:
+        self._tracked.pop(request, None)
+        self.runner.remove(request)
+
+    def _learn(self, executed: Executed) -> list[tuple[bytes, int]]:
+        """Let the next turn of a conversation find what the requests that end now were given."""
+        found: list[tuple[bytes, int]] = []
+        finished = (request for request, _ in executed.result.finished)
+        for request in dict.fromkeys((*scheduler.ending(self.state), *finished)):
+            tracked, entry = self._tracked.get(request), self.state.entries[request]
+            if tracked is not None and request not in executed.failed:
+                # The token that was sampled just now has no KV.
+                tokens = self.runner.tokens(request)[: self.state.length_of(entry)]
+                keys = extend(tracked.root, entry.keys, tokens, self.identity.block_tokens)
+                found.extend(scheduler.learn(self.state, request, keys))
+        return found
+
+    def _tell(self, plan: Plan, executed: Executed, update: Update, start_s: float) -> None:
+        """Outputs, hand-overs and failures of one step."""
+        end_s = self._clock()
+        ended = {each.request: each for each in update.ended}
+        first = frozenset(plan.joined)
+        outputs = []
+        for sampled in executed.sampled:
+            tracked = self._tracked.get(sampled.request)
+            if tracked is None:
+                continue  # cancelled while it was in the step
+            over = ended.get(sampled.request)
+            if over is not None or not tracked.said or sampled.request in first:
+                self._stamp(tracked, over, sampled.request in first, start_s, end_s)
+            if tracked.hand_over:
+                self._hand(tracked, sampled, over)
+            else:
+                outputs.append(_output(tracked, sampled, over))
+            if over is not None:
+                self._forget(sampled.request)
+        if outputs:
+            self.listener.outputs(outputs)
+        for request, error in executed.failed.items():
+            self._drop(request, error)
+
+    def _stamp(
+        self, tracked: Tracked, over: Ended | None, joined: bool, start_s: float, end_s: float
+    ) -> None:
+        """Times of a request that passed a point in a step from `start_s` to `end_s`."""
+        phases, name = tracked.phases, tracked.request.id
+        if joined and phases.joined_s is None:
+            phases = replace(phases, joined_s=start_s, first_decode_s=end_s)
+        elif not tracked.said:
+            began = self.state.entries[name].started_s if over is None else over.started_s
+            phases = replace(phases, prefill_start_s=began, prefill_done_s=end_s)
+        if over is not None:
+            phases = replace(phases, finished_s=end_s)
+            tracked.cached_tokens = over.cached_tokens
+        elif not tracked.said:
+            tracked.cached_tokens = self.state.cached_tokens(name)
+        tracked.phases, tracked.said = phases, True
+
+    def _hand(self, tracked: Tracked, sampled: Sampled, over: Ended | None) -> None:
+        blocks = self.state.blocks_of(sampled.request) if over is None else ()
+        finish = None if over is None else over.reason
+        self._forget(sampled.request)
+        self.listener.handed(Handed(sampled, blocks, tracked.cached_tokens, tracked.phases, finish))
+
+    def _fail(self, plan: Plan, error: Exception) -> None:
+        """A step that was planned was not computed: its requests end, the rest goes on."""
+        log.error("step %d failed", plan.step, exc_info=error)
+        self._failed_steps += 1
+        entries = self.state.entries.items()
+        decoding = [name for name, entry in entries if entry.stage is Stage.DECODING]
+        chunks = [chunk.request for chunk in plan.chunks]
+        requests = dict.fromkeys((*decoding, *self.runner.decoding, *chunks))
+        what = f"the step failed: {type(error).__name__}: {str(error)[:200]}"
+        lose(self.state, requests)
+        if plan.tokens:
+            scheduler.update(self.state, StepResult(plan.step, 0.0))
+        for request in requests:
+            self._drop(request, StepError(what))
+        if self._failed_steps >= MAX_FAILED_STEPS:
+            raise error
+
+    def _drop(self, request: str, error: ServingError) -> None:
+        """Tell that a request, which the scheduler has forgotten, is over."""
+        known = request in self._tracked
+        self._forget(request)
+        if known:
+            self.listener.failed(request, error)
+
+
+def _output(tracked: Tracked, sampled: Sampled, over: Ended | None) -> Output:
+    return Output(
+        sampled.request,
+        (sampled.token,),
+        () if sampled.logprob is None else (sampled.logprob,),
+        None if over is None else over.reason,
+        tracked.cached_tokens,
+        tracked.phases,
+    )

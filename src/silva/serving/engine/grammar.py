@@ -1,0 +1,125 @@
+"""Answers that follow a grammar: which tokens may come next, kept per request.
+
+A grammar is text in llguidance's serialised form; who compiles schemas into it is above (serving.api).
+Compiling it for the model's own tokens can take a good part of a second, so it happens outside
+the step loop, once per grammar.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silva.errors import MissingExtraError, ServingError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+MAX_GRAMMAR_BYTES = 1 << 20
+MAX_GRAMMAR_SYMBOLS = 100_000
+MAX_LEXER_STATES = 50_000
+"""Of up to 2 kB each."""
+KEPT = 32
+"""Compiled grammars that are remembered."""
+SHOWN = 300
+"""Characters of llguidance's own words in an error."""
+
+
+class GrammarError(ServingError):
+    """A grammar is wrong, too large, or contradicts the tokens already given (400)."""
+
+    usual = "simplify the schema or pattern"
+
+
+class Matcher:
+    """The state of one answer. Not for several threads at a time."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher, self._vocab_size = matcher, vocab_size
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is complete and nothing can follow."""
+        return self._matcher.is_stopped()
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which tokens may come next, [vocab_size]. Raises GrammarError when none can be found."""
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():
+            raise GrammarError(_reason(self._matcher))
+        bits = np.unpackbits(mask, count=self._vocab_size, bitorder="little")
+        return bits.view(np.bool_)
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """The answer goes on with these. Raises GrammarError when they do not follow the grammar."""
+        if not self._matcher.consume_tokens(list(tokens)):
+            raise GrammarError(_reason(self._matcher))
+
+
+class Grammars:
+    """Compiles grammars for the tokens of one model."""
+
+    def __init__(self, tokenizer: str, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        """`tokenizer`: the content of a tokenizer.json. `vocab_size`: of the model's logits.
+
+        Raises GrammarError for a tokenizer that llguidance cannot read, MissingExtraError.
+        """
+        try:
+            from llguidance import LLParserLimits, LLTokenizer
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            what = "grammars need the packages llguidance and tokenizers"
+            raise MissingExtraError(what, remedy="pip install 'silva[serve]'") from error
+        try:
+            known: int = Tokenizer.from_str(tokenizer).get_vocab_size()
+            self._tokenizer = LLTokenizer(tokenizer, max(vocab_size, known), list(eos_ids))
+        except Exception as error:  # the Rust libraries raise nothing more special
+            raise GrammarError(f"the tokenizer cannot be used: {str(error)[:SHOWN]}") from error
+        self._limits = LLParserLimits(
+            max_grammar_size=MAX_GRAMMAR_SYMBOLS,
+            max_lexer_states=MAX_LEXER_STATES,
+            verbose_errors=False,
+        )
+        self._vocab_size = vocab_size
+        self._known: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def matcher(self, grammar: str, given: Sequence[int] = ()) -> Matcher:
+        """A matcher at the start of an answer, or after the tokens `given` already.
+
+        An end token among `given` ends it. Raises GrammarError. May be called from any thread.
+        """
+        fresh = Matcher(self._compiled(grammar).deep_copy(), self._vocab_size)
+        fresh.take(given)
+        return fresh
+
+    def _compiled(self, grammar: str) -> LLMatcher:
+        from llguidance import LLMatcher
+
+        with self._lock:
+            if grammar in self._known:
+                self._known.move_to_end(grammar)
+                return self._known[grammar]
+        if len(grammar.encode("utf-8", "replace")) > MAX_GRAMMAR_BYTES:
+            raise GrammarError(f"the grammar is longer than {MAX_GRAMMAR_BYTES} bytes")
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
+        first = matcher.deep_copy()
+        if not first.is_error():
+            first.compute_bitmask()  # an endless recursion, or a limit, may show only now
+        if first.is_error():
+            raise GrammarError(_reason(first))
+        with self._lock:
+            self._known[grammar] = matcher
+            while len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return matcher
+
+
+def _reason(matcher: LLMatcher) -> str:
+    line = " ".join(matcher.get_error().split())
+    return f"the grammar cannot be followed: {line[:SHOWN]}"
