@@ -51,7 +51,7 @@ def hash_tokens(name: str, count: int) -> list[int]:
 class Runner:
     """Remembers what a real runner would, and refuses plans that one could not carry out.
 
-    `kv[block][offset]` is the history (all tokens up to there) that was written last; a request
+    `kv[block, offset]` is the history (hash of all tokens up to there) written there last; a request
     reads its whole table before it writes. Tokens it gives are a function of that history.
     """
 
@@ -62,13 +62,15 @@ class Runner:
     tokens: dict[str, list[int]] = field(default_factory=dict)
     tables: dict[str, list[int]] = field(default_factory=dict)
     batch: dict[str, None] = field(default_factory=dict)
-    kv: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    kv: dict[tuple[int, int], int] = field(default_factory=dict)
+    chains: dict[str, list[int]] = field(default_factory=dict)
     computed: int = 0
     """Positions computed so far, over all requests."""
 
     def know(self, request: Request) -> None:
         self.requests[request.id] = request
         self.tokens[request.id] = [*request.prompt, *request.emitted]
+        self.chains[request.id] = []
 
     def run(self, plan: Plan) -> StepResult:
         for request in plan.left:
@@ -96,25 +98,29 @@ class Runner:
         return StepResult(plan.step, 0.01, tuple(self._sample(sampling)))
 
     def _read(self, request: str, start: int) -> None:
-        table, tokens = self.tables[request], self.tokens[request]
+        table = self.tables[request]
         for position in range(start):
             place = (table[position // self.size], position % self.size)
-            assert self.kv.get(place) == self._history(request, tokens, position), (
+            assert self.kv.get(place) == self.history(request, position), (
                 f"{request} reads position {position}, which is not there"
             )
 
     def _write(self, request: str, start: int, stop: int) -> list[tuple[int, int]]:
-        table, tokens = self.tables[request], self.tokens[request]
+        table = self.tables[request]
         places = []
         for position in range(start, stop):
             place = (table[position // self.size], position % self.size)
-            self.kv[place] = self._history(request, tokens, position)
+            self.kv[place] = self.history(request, position)
             places.append(place)
         return places
 
-    def _history(self, request: str, tokens: list[int], position: int) -> tuple[int, ...]:
-        mine = hash(self.requests[request].namespace)
-        return (mine, *tokens[: position + 1])
+    def history(self, request: str, position: int) -> int:
+        """What the KV of a position stands for: whose it is, and all tokens up to there."""
+        chain = self.chains[request]
+        while len(chain) <= position:
+            last = chain[-1] if chain else hash(self.requests[request].namespace)
+            chain.append(hash((last, self.tokens[request][len(chain)])))
+        return chain[position]
 
     def _sample(self, sampling: list[str]) -> Iterator[tuple[str, FinishReason]]:
         for request in sampling:

@@ -36,8 +36,7 @@ class Peers(World):
         for key, block in targets:
             for offset in range(4):
                 position = 4 * keys.index(key) + offset
-                history = self.runner._history(request, list(asked.prompt), position)
-                self.runner.kv[block, offset] = history
+                self.runner.kv[block, offset] = self.runner.history(request, position)
 
     def filled(self, request: str, targets: tuple[tuple[bytes, int], ...]) -> None:
         self.read(request, targets)
@@ -233,3 +232,41 @@ def test_a_request_that_looks_can_be_preempted_and_looks_again() -> None:
     world.give_up("low")
     world.run()
     assert list(world.ended) == ["urgent", "low"]
+
+
+def test_one_that_found_no_blocks_left_does_not_take_those_of_one_before_it() -> None:
+    world = Peers(blocks=8, context_tokens=32)
+    world.add(ask("a", 8, answer=24))
+    world.step()
+    world.add(ask("b", 13, answer=2), lookup=True)
+    world.step()
+    assert list(world.look()) == ["b"]
+    while world.state.counts().blocks_free:
+        world.step()
+    world.give_up("b")
+    world.step()
+    assert world.plans[-1].chunks == () and world.plans[-1].preempted == ()
+    world.run()
+    assert list(world.ended) == ["a", "b"]
+    assert world.ended["a"].preemptions == 0
+
+
+def test_who_waits_for_a_lookup_is_first_when_that_one_yields_its_room() -> None:
+    """`low` looks for what `urgent` waits for; `middle` takes the room of `low`, and so wakes
+    `urgent`, which takes it from `middle` before that has begun.
+    """
+    world = Peers(blocks=12, context_tokens=48)
+    world.add(ask("low", COMMON, answer=2, priority=9), lookup=True)
+    world.schedule()
+    world.add(ask("urgent", COMMON[:20], answer=2, priority=0), lookup=True)
+    world.schedule()
+    assert world.state.counts().running == 1
+    world.add(ask("middle", 40, answer=2, priority=5))
+    world.step()
+    assert list(world.look()) == ["urgent"]
+    world.give_up("urgent")
+    for _ in range(20):
+        world.step()
+        for request in world.look():
+            world.give_up(request)
+    assert list(world.ended) == ["urgent", "middle", "low"]

@@ -71,8 +71,9 @@ def _check_entry(state: State, entry: Entry) -> None:
     settings, size = state.settings, state.settings.block_tokens
     taken = entry.filed[0] in (Filed.RUNNING, Filed.PROMISED)
     assert entry.filed[1] == taken * (len(entry.blocks) + entry.promised)
-    if entry.filed[0] is Filed.SAFE and entry.blocks:
-        assert entry.request.id in state.flight or entry.stage in _OUTSIDE
+    touched = entry.request.id in state.flight or entry.stage in _OUTSIDE
+    assert not (touched and entry.filed[0] is not Filed.SAFE), "blocks in use may be taken"
+    assert touched or not entry.blocks or entry.filed[0] is not Filed.SAFE
     assert len(set(entry.blocks)) == len(entry.blocks)
     assert entry.length <= entry.limit <= settings.context_tokens
     assert state.length_of(entry) <= entry.limit
