@@ -93,7 +93,7 @@ def test_each_bad_field_is_refused(path: list[str], value: Any) -> None:
 
 SETTINGS: dict[str, Any] = {
     "head": "tiered",
-    "leaf_rate": 0.5,
+    "leaf": {"rate": 0.5},
     "controls": ["head_only"],
     "local": {"lr": 1e-3, "epochs": 2, "deep": {"er": {"yes": True}}},
 }

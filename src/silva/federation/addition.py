@@ -28,6 +28,7 @@ from silva.federation.client import (
     train_client,
 )
 from silva.federation.config import FederationConfig
+from silva.federation.heads import with_label_prior
 from silva.federation.newcomer import probe_work
 from silva.federation.orthogonality import Frozen
 from silva.federation.rounds import rate
@@ -38,8 +39,8 @@ from silva.models.backbone import Backbone
 APPLIES = tuple(
     name
     for name in paths(FederationConfig)
-    if name.partition(".")[0] in ("head", "leaf_rate", "local", "orthogonality", "probe_steps")
-    and name != "local.epochs"
+    if name.partition(".")[0] in ("head", "leaf", "local", "orthogonality", "probe_steps")
+    and name not in ("local.epochs", "leaf.rounds")
 )
 """Settings of a run that decide how a client is added; its passes are of one epoch each."""
 
@@ -217,7 +218,10 @@ def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> Tier:
         Frozen({n: p.B for n, p in tier.pairs.items()}, gamma)
         for tier, gamma in zip(path.tiers, weights, strict=False)
     )
-    current = Update(newcomer.name, _fresh(newcomer, path), path.head, 0, 0.0, 0.0, 0.0)
+    head = path.head
+    if config.head == "tiered":
+        head = with_label_prior(head, newcomer.train.labels, config.leaf.label_prior)
+    current = Update(newcomer.name, _fresh(newcomer, path), head, 0, 0.0, 0.0, 0.0)
     for epoch in range(epochs):
         work = Work(
             client=newcomer.name,
@@ -227,7 +231,7 @@ def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> Tier:
             scaling=path.tiers[0].scaling,
             epochs=1,
             seed=derive(0, "leaf", newcomer.name, epoch),
-            rate=rate(config.local.schedule, epoch, epochs) * config.leaf_rate,
+            rate=rate(config.local.schedule, epoch, epochs) * config.leaf.rate,
             train_head=config.head != "global",
             frozen=frozen,
             orthogonality=config.orthogonality.kind,

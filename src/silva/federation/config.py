@@ -55,6 +55,15 @@ class LeafConfig:
     """Local passes of the leaf tier, which has no stop rule: nothing is sent that could be saved."""
 
     rounds: int = setting(0, low=0, high=100_000, help="local passes; 0: a share of all rounds")
+    rate: float = setting(
+        0.3, low=0.0, high=100.0, help="learning rates of these passes relative to [local]"
+    )
+    label_prior: float = setting(
+        0.5,
+        low=0.0,
+        high=1e6,
+        help="images of every class that a client's label prior adds to its own; 0: no prior",
+    )
 
 
 @dataclass(frozen=True)
@@ -130,9 +139,6 @@ class FederationConfig:
     )
     split: str = setting(
         "paper", choices=("paper", "balanced"), help="(U, S V^T) or (U S^1/2, S^1/2 V^T)"
-    )
-    leaf_rate: float = setting(
-        1.0, low=0.0, high=100.0, help="learning rates of local passes relative to [local]"
     )
     probe_steps: int = setting(20, low=1, high=10_000, help="steps of an unseen client's probe")
     unseen_epochs: int = setting(5, low=1, high=1000, help="leaf epochs of unseen clients at most")

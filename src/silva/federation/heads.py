@@ -69,6 +69,31 @@ def discriminant_head(statistics: Sequence[ClassStatistics]) -> Head:
     return Head(weight=weight.float(), bias=bias.float())
 
 
+def with_label_prior(head: Head, labels: Tensor, images: float) -> Head:
+    """`head` for a client whose classes are as frequent as its own labels [n] say.
+
+    logit_c + log pi_c with pi_c = (n_c + a) / (n + a C), a = `images` of every class: the posterior
+    under another prior than the equal one that the first head was made for (Saerens et al., Neural
+    Computation 14, 2002). `images` 0 leaves the head as it is.
+    """
+    if images <= 0:
+        return head
+    counts = torch.bincount(labels, minlength=len(head.bias)) + images
+    return Head(weight=head.weight, bias=head.bias + torch.log(counts / counts.sum()))
+
+
+def personal_head(run: Run, name: str, head: Head) -> Head:
+    """The head that a client's local passes start from, given its head so far.
+
+    With the policy "global" the head is not the client's to change, and with "local" it has learnt
+    the client's labels already.
+    """
+    if run.config.head != "tiered":
+        return head
+    labels = run.clients.train(name).labels
+    return with_label_prior(head, labels, run.config.leaf.label_prior)
+
+
 def zero_head(classes: int, hidden: int) -> Head:
     """The head that prefers no class."""
     return Head(weight=torch.zeros(classes, hidden), bias=torch.zeros(classes))

@@ -10,6 +10,7 @@ from torch import Tensor
 from silva.adapters.subspace import mean_overlap
 from silva.adapters.tiers import Head, LoraPair
 from silva.federation.client import Update
+from silva.federation.heads import personal_head
 from silva.federation.orthogonality import Frozen
 from silva.federation.record import Accuracy, Overlap, Round
 from silva.federation.rounds import rate
@@ -38,9 +39,10 @@ def grow_leaf(run: Run, name: str, rounds: int) -> Leaf:
         "leaf",
         merged,
         pairs,
-        run.own(name, above.head),
+        personal_head(run, name, run.own(name, above.head)),
         rounds,
         frozen_of(run, cluster),
+        share=run.config.leaf.rate,
         train_head=run.config.head != "global",
     )
     weights = run.merge(merged, trained.pairs)
@@ -93,11 +95,14 @@ def train_alone(
     rounds: int,
     frozen: tuple[Frozen, ...] = (),
     *,
+    share: float = 1.0,
     train_pairs: bool = True,
     train_head: bool = True,
     after: Callable[[int, Update], None] = lambda done, update: None,
 ) -> Update:
     """`rounds` local passes of one client with nothing sent; `after` sees the state after each.
+
+    `share`: learning rates relative to those of the run.
 
     The same loop serves leaves, unseen clients and the controls, so that they differ in where they
     start and what they train, and in nothing else. A pass that ends in NaN is undone and counted.
@@ -113,7 +118,7 @@ def train_alone(
             pairs=current.pairs,
             head=current.head,
             frozen=frozen,
-            rate=rate(run.config.local.schedule, number, rounds) * run.config.leaf_rate,
+            rate=rate(run.config.local.schedule, number, rounds) * share,
             train_pairs=train_pairs,
             train_head=train_head,
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from silva.adapters.routing import nearest, signature, similarities
 from silva.adapters.tiers import Head, LoraPair
 from silva.federation.client import Update, Work, mean_loss
+from silva.federation.heads import personal_head
 from silva.federation.leaves import frozen_of, train_alone
 from silva.federation.record import Accuracy, Routed
 from silva.federation.run import Run
@@ -116,9 +117,10 @@ def meet(run: Run, name: str) -> Newcomer:
         "unseen",
         merged,
         run.fresh_pairs("leaf", name),
-        above.head,
+        personal_head(run, name, above.head),
         last,
         frozen_of(run, cluster),
+        share=run.config.leaf.rate,
         train_head=run.config.head != "global",
         after=milestone,
     )

@@ -4,7 +4,8 @@
     local_pair   frozen root, a pair and a head of the client's own
     local_lora   a pair and a head of the client's own on the bare base; nothing is ever shared
 
-If one of these reaches the cluster tier, the gain is the client's label prior, not sharing.
+All start from the client's own label prior, as leaves do. If one of these reaches the cluster tier,
+the gain is that prior, not sharing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from silva.federation.heads import first_head
+from silva.federation.heads import first_head, personal_head
 from silva.federation.leaves import train_alone
 from silva.federation.record import Accuracy
 from silva.federation.rounds import rounds_worked
@@ -59,7 +60,7 @@ def measure_controls(run: Run, name: str, work: Mapping[str, LocalWork]) -> list
             control,
             start,
             run.fresh_pairs("leaf", name),
-            head,
+            personal_head(run, name, head),
             mine.root + mine.below if alone else mine.below,
             train_pairs=control != "head_only",
         )
