@@ -74,7 +74,10 @@ def test_a_trace_and_a_file_of_settings(serve: Callable[..., Running], tmp_path:
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["--rate", 1, "--concurrency", 2], "give one of them"),
+        (["--rate", 1, "--concurrency", 2], "--rate has no effect on arrivals of kind 'closed'"),
+        (["--arrival", "bursty", "--concurrency", 2], "--concurrency has no effect"),
+        (["--cv", 3], "--cv has no effect"),
+        (["--speed", 3], "--speed has no effect"),
         (["--rate", 0], "load.rate"),
         (["--arrival", "sometimes"], "load.arrival"),
         (["--arrival", "trace"], "--trace"),

@@ -14,9 +14,43 @@ from silva.cli.assignment import assignment
 from silva.errors import ConfigError
 
 if TYPE_CHECKING:
+    from silva.serving.bench.config import BenchConfig
     from silva.serving.bench.run import Progress
 
 EXIT_INTERRUPTED = 130
+FIELDS = {
+    "url": "url",
+    "model": "model",
+    "rate": "load.rate",
+    "cv": "load.cv",
+    "concurrency": "load.concurrency",
+    "requests": "load.requests",
+    "warmup": "load.warmup",
+    "speed": "load.speed",
+    "input_": "work.input",
+    "output": "work.output",
+    "prefix_tokens": "work.prefix_tokens",
+    "prefixes": "work.prefixes",
+    "prefix_share": "work.prefix_share",
+    "endpoint": "endpoint",
+    "prompts": "prompts",
+    "seed": "seed",
+}
+"""Options that are settings as they stand, and their names in `BenchConfig`."""
+TIMES = {
+    "duration": "load.duration_s",
+    "ttft_target": "targets.ttft_s",
+    "tpot_target": "targets.tpot_s",
+    "timeout": "timeout_s",
+}
+"""Options that are times, such as 50ms."""
+NEEDS = {
+    "rate": ("poisson", "bursty", "constant"),
+    "cv": ("bursty",),
+    "concurrency": ("closed",),
+    "speed": ("trace",),
+}
+"""The kinds of arrivals that an option is for."""
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +62,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
+    ctx: typer.Context,
     url: Annotated[str | None, typer.Option(help="Where the server answers.")] = None,
     model: Annotated[str | None, typer.Option(help="Default: the first it lists.")] = None,
     key: Annotated[list[str] | None, typer.Option(help="API key; several share the load.")] = None,
@@ -73,51 +108,39 @@ def serve(
     An open loop (--rate, --trace) sends at its own times and counts from them; a closed one
     (--concurrency) keeps so many requests under way. Ctrl-C reports what was measured.
     """
-    flags = {
-        "url": url,
-        "model": model,
-        "load.rate": rate,
-        "load.arrival": arrival or _implied(rate, concurrency, trace),
-        "load.cv": cv,
-        "load.concurrency": concurrency,
-        "load.requests": requests,
-        "load.duration_s": _seconds(duration, "--duration"),
-        "load.warmup": warmup,
-        "load.speed": speed,
-        "work.trace": None if trace is None else str(trace),
-        "work.input": input_,
-        "work.output": output,
-        "work.prefix_tokens": prefix_tokens,
-        "work.prefixes": prefixes,
-        "work.prefix_share": prefix_share,
-        "endpoint": endpoint,
-        "prompts": prompts,
-        "targets.ttft_s": _seconds(ttft_target, "--ttft-target"),
-        "targets.tpot_s": _seconds(tpot_target, "--tpot-target"),
-        "timeout_s": _seconds(timeout, "--timeout"),
-        "seed": seed,
-    }
+    values = ctx.params
+    flags = {field: values[name] for name, field in FIELDS.items()}
+    for name, field in TIMES.items():
+        if values[name] is not None:
+            flags[field] = parse_seconds(values[name], f"--{name.replace('_', '-')}")
+    flags["load.arrival"] = arrival or _implied(rate, concurrency, trace)
+    flags["work.trace"] = None if trace is None else str(trace)
     given = {**flags, **dict(assignment(text) for text in setting or [])}
-    _run(given, config, _keys(key or [], keys_file), out, as_json)
+    settings = _settings(given, config)
+    _refuse_idle({name: values[name] for name in NEEDS}, settings.load.arrival)
+    _run(settings, _keys(key or [], keys_file), out, as_json)
 
 
-def _run(
-    given: dict[str, Any], config: Path | None, keys: list[str], out: Path | None, as_json: bool
-) -> None:
+def _settings(given: dict[str, Any], config: Path | None) -> BenchConfig:
+    """A file's settings under those of flags."""
+    from silva.config import build, overlay, read_toml
+    from silva.serving.bench.config import BenchConfig
+
+    tree = overlay(read_toml(config) if config else {}, given)
+    return build(BenchConfig, tree, str(config or "flags"))
+
+
+def _run(settings: BenchConfig, keys: list[str], out: Path | None, as_json: bool) -> None:
     from rich.console import Console
 
-    from silva.config import build, overlay, read_toml
     from silva.serving.bench import report
-    from silva.serving.bench.config import BenchConfig
     from silva.serving.bench.measure import summarise
     from silva.serving.bench.run import run_until_interrupted
 
-    settings = overlay(read_toml(config) if config else {}, given)
-    tree = build(BenchConfig, settings, str(config or "flags"))
     if out is not None:
         report.refuse_existing(out)
     with _watched() as show:
-        found = run_until_interrupted(tree, keys, show)
+        found = run_until_interrupted(settings, keys, show)
     summary = summarise(found)
     if out is not None and found.outcomes:
         report.write_report(found, summary, out)
@@ -134,17 +157,19 @@ def _run(
 
 def _implied(rate: float | None, concurrency: int | None, trace: Path | None) -> str | None:
     """The kind of arrivals where none is named."""
-    if rate is not None and concurrency is not None:
-        raise ConfigError(
-            "--rate is an open loop, --concurrency a closed one", remedy="give one of them"
-        )
     if concurrency is not None:
         return "closed"
     return "trace" if trace is not None and rate is None else None
 
 
-def _seconds(text: str | None, where: str) -> float | None:
-    return None if text is None else parse_seconds(text, where)
+def _refuse_idle(given: dict[str, Any], arrival: str) -> None:
+    """ConfigError for an option that arrivals of this kind do not look at."""
+    for name, kinds in NEEDS.items():
+        if given[name] is not None and arrival not in kinds:
+            raise ConfigError(
+                f"--{name} has no effect on arrivals of kind {arrival!r}",
+                remedy=f"leave it out, or choose --arrival {' or '.join(kinds)}",
+            )
 
 
 def _keys(given: list[str], file: Path | None) -> list[str]:
