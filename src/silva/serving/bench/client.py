@@ -159,7 +159,10 @@ async def open_client(
     )
     timeout = httpx.Timeout(config.timeout_s, connect=min(CONNECT_S, config.timeout_s))
     try:
-        http = httpx.AsyncClient(base_url=config.url, limits=limits, timeout=timeout)
+        # A proxy of the environment would be measured along with the server.
+        http = httpx.AsyncClient(
+            base_url=config.url, limits=limits, timeout=timeout, trust_env=False
+        )
     except httpx.InvalidURL as error:
         raise ConfigError(
             f"no URL: {error}", where=config.url[:80], remedy="check --url"
