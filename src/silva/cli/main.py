@@ -18,16 +18,22 @@ from silva.cli import (
     doctor,
     forest,
     model,
+    operate,
     plan,
     predict,
     pretrain,
+    serve,
     simulate,
     tune,
     validate,
 )
 from silva.errors import SilvaError
 
-COMMANDS = (demo, tune, forest, predict, pretrain, model, plan, simulate, validate, bench, doctor)
+COMMANDS = (
+    *(demo, tune, forest, predict, pretrain),
+    *(serve, operate, model, bench),
+    *(plan, simulate, validate, doctor),
+)
 """Command modules in the order of `silva --help`; each has `register(app)`."""
 
 EXIT_MISTAKE = 2

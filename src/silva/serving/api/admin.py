@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 
 from fastapi import APIRouter, Request, Response
 
@@ -51,6 +53,13 @@ def admin(server: Server) -> APIRouter:
         check_verb(request, server)
         body = await read_body(request, SwitchBody, server.settings)
         await server.backend.switch(body.peer, body.role)
+        return status()
+
+    @router.post("/stop")
+    async def stop(request: Request) -> Response:
+        """Let what runs finish and end the server: the same as SIGTERM to its process."""
+        check_verb(request, server)
+        os.kill(os.getpid(), signal.SIGTERM)
         return status()
 
     return router

@@ -1,0 +1,111 @@
+"""`silva serve`: a model behind an OpenAI-compatible API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[
+    str | None, typer.Argument(help="smollm2, or the path of a directory or a GGUF file.")
+]
+Prefill = Annotated[int | None, typer.Option(help="Prefill peers.")]
+Decode = Annotated[int | None, typer.Option(help="Decode peers.")]
+Cache = Annotated[int | None, typer.Option(help="Cache peers; 0 for none.")]
+CacheRam = Annotated[str | None, typer.Option(help="RAM tier of one cache peer, as 1GiB.")]
+CacheDisk = Annotated[str | None, typer.Option(help="Its disk tier, as 4GiB; 0 for none.")]
+Kv = Annotated[str | None, typer.Option(help="Blocks of one computing peer, as 1GiB.")]
+TpotTarget = Annotated[
+    str | None, typer.Option(help="Time per output token that batches must hold, as 50ms.")
+]
+Colocated = Annotated[bool, typer.Option(help="One process with both roles, no peers.")]
+Transfer = Annotated[str | None, typer.Option(help="How blocks move: shm or tcp.")]
+Dtype = Annotated[str | None, typer.Option(help="float32 or bfloat16.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 for any.")]
+Name = Annotated[str | None, typer.Option(help="What the API calls the model.")]
+ApiKeys = Annotated[list[str] | None, typer.Option("--api-key", help="NAME=SECRET; repeatable.")]
+Keys = Annotated[Path | None, typer.Option(help="TOML file of API keys.")]
+AdminKeys = Annotated[
+    list[str] | None, typer.Option("--admin-key", help="NAME=SECRET; repeatable.")
+]
+Config = Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting, as serve.grace_s=5; repeatable.")
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Log what the peers do.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("serve", help=_serve.__doc__)(_serve)
+
+
+def _serve(
+    model: Model = None,
+    prefill: Prefill = None,
+    decode: Decode = None,
+    cache: Cache = None,
+    cache_ram: CacheRam = None,
+    cache_disk: CacheDisk = None,
+    kv: Kv = None,
+    tpot_target: TpotTarget = None,
+    colocated: Colocated = False,
+    transfer: Transfer = None,
+    dtype: Dtype = None,
+    host: Host = None,
+    port: Port = None,
+    name: Name = None,
+    api_key: ApiKeys = None,
+    keys: Keys = None,
+    admin_key: AdminKeys = None,
+    config: Config = None,
+    sets: Sets = None,
+    verbose: Verbose = False,
+) -> None:
+    """Serve a model: OpenAI's API, prefill, decode and cache in processes of their own."""
+    from silva.cli.amounts import parse_bytes, parse_seconds
+
+    flags = {
+        "model": model,
+        "name": name,
+        "serve.pools.prefill": prefill,
+        "serve.pools.decode": decode,
+        "serve.pools.cache": cache,
+        "serve.kv.cache_ram_bytes": cache_ram and parse_bytes(cache_ram, "--cache-ram"),
+        "serve.kv.cache_disk_bytes": cache_disk and parse_bytes(cache_disk, "--cache-disk"),
+        "serve.kv.peer_bytes": kv and parse_bytes(kv, "--kv"),
+        "serve.step.tpot_target_s": tpot_target and parse_seconds(tpot_target, "--tpot-target"),
+        "serve.colocated": colocated or None,
+        "serve.transfer": transfer,
+        "serve.dtype": dtype,
+        "http.host": host,
+        "http.port": port,
+        "http.keys": keys and str(keys),
+        "http.api_keys": api_key,
+        "http.admin_keys": admin_key,
+    }
+    _launch(flags, config, sets or [], verbose)
+
+
+def _launch(flags: dict[str, Any], config: Path | None, sets: list[str], verbose: bool) -> None:
+    import logging
+
+    from silva.cli.assignment import assignment
+    from silva.cli.model_progress import model_progress
+    from silva.config import build, overlay, read_toml
+    from silva.models.library import Library
+    from silva.serving.launch import LaunchConfig, launch
+
+    tree = overlay(read_toml(config) if config else {}, flags | dict(map(assignment, sets)))
+    settings = build(LaunchConfig, tree, config or "silva serve")
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s front %(message)s")
+    with model_progress() as progress:
+        model = Library(progress=progress).resolve(settings.model, settings.serve.dtype)
+    launch(settings, model, int(model.stat().st_mtime), _announce)
+
+
+def _announce(url: str) -> None:
+    typer.echo(f"silva: serving at {url}/v1")
