@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Allocation:
+class Allocation(NamedTuple):
     """Blocks given out, and those of them that had been kept: forget their keys."""
 
     blocks: tuple[int, ...]
@@ -61,14 +60,15 @@ class BlockPool:
             raise ValueError(f"count must not be negative, but is {count}")
         if count > self.free:
             return None
-        blank = min(count, len(self._blank))
-        blocks = [self._blank.pop() for _ in range(blank)]
-        evicted = [self._kept.popitem(last=False)[0] for _ in range(count - blank)]
+        blocks = self._blank[: -count - 1 : -1]
+        del self._blank[len(self._blank) - len(blocks) :]
+        evicted = [self._kept.popitem(last=False)[0] for _ in range(count - len(blocks))]
         self._keep.difference_update(evicted)
-        for block in (*blocks, *evicted):
+        blocks += evicted
+        for block in blocks:
             self._holders[block] = 1
         self._used += count
-        return Allocation((*blocks, *evicted), tuple(evicted))
+        return Allocation(tuple(blocks), tuple(evicted))
 
     def share(self, block: int) -> None:
         """Hold a block once more. ValueError for a blank one: its content is nobody's."""

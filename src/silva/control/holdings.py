@@ -14,7 +14,10 @@ from silva.control.state import Entry, Filed, Stage, State
 
 
 def take(state: State, entry: Entry, count: int) -> bool:
-    """Append `count` blocks to a request's table; False, and nothing done, if too few are free."""
+    """Append `count` blocks to a request's table; False, and nothing done, if too few are free.
+
+    The caller refiles the request.
+    """
     given = state.pool.allocate(count)
     if given is None:
         return False
@@ -23,7 +26,6 @@ def take(state: State, entry: Entry, count: int) -> bool:
     entry.blocks.extend(given.blocks)
     if entry.admitted and entry.stage is not Stage.DECODING:
         state.promise(entry)
-    state.refile(entry)
     return True
 
 
@@ -31,6 +33,7 @@ def grow(state: State, entry: Entry) -> None:
     """Give a decoding request its next block, which is free, and note when it needs another."""
     if not take(state, entry, 1):
         raise AssertionError("room was made for this block")
+    state.refile_grown(entry)
     last = state.ends.step_of(entry.request.id)
     again = state.step + state.settings.block_tokens
     if last is not None and again <= last:

@@ -234,7 +234,7 @@ class State:
         self.stuck = False
 
     def admit(self, entry: Entry) -> None:
-        """Count a request as running; its blocks are promised to it."""
+        """Count a request as running; its blocks are promised to it. The caller refiles it."""
         self.uncome(entry)
         entry.admitted = True
         self.running += 1
@@ -242,7 +242,6 @@ class State:
             self.starting += 1
             self.starting_tokens += entry.length
         self.promise(entry)
-        self.refile(entry)
 
     def lengthen(self, entry: Entry) -> None:
         """An admitted request that does not decode yet was given a token."""
@@ -304,21 +303,29 @@ class State:
 
     def refile(self, entry: Entry) -> None:
         """Count the entry's blocks as what they are now; after every change of them or of stage."""
-        kind = self._kind(entry)
-        takes = kind in (Filed.RUNNING, Filed.PROMISED)
-        before, filed = entry.filed[0], (kind, takes * (len(entry.blocks) + entry.promised))
-        if filed == entry.filed:
-            return
-        priority = entry.request.priority
-        total = self.running_blocks.get(priority, 0) + filed[1] - entry.filed[1]
-        self.running_blocks[priority] = total
-        if not total:
-            del self.running_blocks[priority]
-        entry.filed = filed
+        kind, (before, counted) = self._kind(entry), entry.filed
+        takes = kind is Filed.RUNNING or kind is Filed.PROMISED
+        count = len(entry.blocks) + entry.promised if takes else 0
+        if count != counted:
+            self._count_running(entry.request.priority, count - counted)
+        entry.filed = (kind, count)
         if kind is not before:
-            self.holders[before].remove(entry.request.id)
+            if before is not Filed.SAFE:
+                self.holders[before].remove(entry.request.id)
             if kind is not Filed.SAFE:
                 self.holders[kind].push(entry.request.id, entry.order)
+
+    def refile_grown(self, entry: Entry) -> None:
+        """The same for a decoding request that was given one block more: the usual change."""
+        entry.filed = (Filed.RUNNING, entry.filed[1] + 1)
+        self.running_blocks[entry.request.priority] += 1
+
+    def _count_running(self, priority: int, change: int) -> None:
+        total = self.running_blocks.get(priority, 0) + change
+        if total:
+            self.running_blocks[priority] = total
+        else:
+            del self.running_blocks[priority]
 
     def _kind(self, entry: Entry) -> Filed:
         outside = entry.stage in (Stage.FILLING, Stage.RESERVED, Stage.HELD)

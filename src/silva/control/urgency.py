@@ -31,7 +31,8 @@ class UrgencyQueue:
         if self._members.get(request) != key:
             self._members[request] = key
             heapq.heappush(self._heap, (key, request))
-            self._tidy()
+            if len(self._heap) > 64 + 2 * len(self._members):
+                self._tidy()
 
     def remove(self, request: str) -> None:
         """Take a request out; nothing happens if it is not in."""
@@ -54,6 +55,5 @@ class UrgencyQueue:
     def _tidy(self) -> None:
         # Requests taken out leave their entries behind, which would pile up under a first one that
         # stays for long.
-        if len(self._heap) > 64 + 2 * len(self._members):
-            self._heap = [(key, request) for request, key in self._members.items()]
-            heapq.heapify(self._heap)
+        self._heap = [(key, request) for request, key in self._members.items()]
+        heapq.heapify(self._heap)
