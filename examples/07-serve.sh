@@ -49,7 +49,7 @@ peers 4
 test "$(ask "What is the capital of France?")" = "The capital of France is Paris."
 
 silva bench serve --url "$url" --concurrency 2 --requests 6 --input 32 --output 8 --warmup 1
-expect "TTFT"
+expect "time to first token"
 
 silva stop
 wait "$server"
