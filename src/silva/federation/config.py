@@ -56,7 +56,7 @@ class LeafConfig:
 
     rounds: int = setting(0, low=0, high=100_000, help="local passes; 0: a share of all rounds")
     rate: float = setting(
-        0.3, low=0.0, high=100.0, help="learning rates of these passes relative to [local]"
+        1.0, low=0.0, high=100.0, help="learning rates of these passes relative to [local]"
     )
     label_prior: float = setting(
         0.5,
