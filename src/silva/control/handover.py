@@ -8,7 +8,12 @@ Decode peer:
     abandon(state, request.id)      # or they will not come, and nobody writes into them any more
 
 Prefill peer: a request added with `hand_over` is in `Update.handed` once it has its first token; its
-blocks stay until `release`, which is called when the decode peer has read them or its lease is due.
+blocks stay until `release`, which is called when the decode peer has read them or its lease is due:
+
+    for request in update(state, result).handed:
+        lease = leases.grant(decode_peer, request, now_s, ttl_s)   # tell where blocks_of(request) lie
+    for due in leases.expire(now_s):
+        release(state, due.resource)
 """
 
 from __future__ import annotations
@@ -38,7 +43,8 @@ def reserve(
     """Blocks for a request that a prefill peer computes, up to and with its first token.
 
     None when there is no room now, in blocks, in the batch or under the TPOT target: the request is
-    not remembered. Raises ValueError like `scheduler.add`.
+    not remembered. Raises ValueError like `scheduler.add`, also for a request that ends with its
+    first token: the prefill peer needs no other for it.
     """
     entry = new_entry(state, request, keys, tokens=1)
     if not has_room(state, entry, step_time, coming=True):

@@ -12,8 +12,10 @@
                 tell(ended.request, ended.reason)
 
 A plan is the difference to the one before. A runner applies it in this order: forget the tables of
-`left`, append `blocks`, let `joined` decode from now on, then compute one token of everybody who
-decodes and all `chunks`. A plan without tokens is no step: apply its `left`, do not `update`.
+`left` (ended, cancelled, preempted, or handed over and only read from now on), append `blocks`, let
+`joined` decode, then compute one token of everybody who decodes and all `chunks`. Within a step
+nobody reads what the same step computes for another. A plan without tokens is no step: apply its
+`left`, do not `update`.
 
 There are no modes. A prefill peer adds its requests with `hand_over` and releases them
 (`silva.control.handover`), a decode peer reserves and commits, a colocated engine does neither.
@@ -157,7 +159,8 @@ def learn(state: State, request: str, keys: Sequence[bytes]) -> tuple[tuple[byte
     here, at the latest before the `update` that ends it (`ending`, `StepResult.finished`). Returns
     keys and blocks that were not found before, as in `Update.stored`.
 
-    Raises ValueError when `keys` do not begin with those it has, or are more than its full blocks.
+    Raises ValueError when `keys` do not begin with those it has, or are more than its full blocks,
+    KeyError for a request that is not known.
     """
     entry = state.entries[request]
     length = state.length_of(entry)

@@ -17,10 +17,10 @@ from silva.control.state import Entry, Stage, State
 def has_room(state: State, entry: Entry, step_time: StepTime, *, coming: bool = False) -> bool:
     """Whether one request more may run: a place in the batch, and the TPOT target still held.
 
-    `coming` counts requests whose KV is on the way as well. One request alone is always let in, or
-    a target that the machine cannot hold would stop it.
+    `coming`: count requests whose KV is on the way, too. One request alone is always let in, or a
+    target that the machine cannot hold would stop it.
     """
-    others = state.coming - entry.coming if coming else 0
+    others = state.coming if coming else 0
     if state.running + others >= state.settings.max_running:
         return False
     target_s = state.settings.target_s
@@ -29,7 +29,7 @@ def has_room(state: State, entry: Entry, step_time: StepTime, *, coming: bool = 
         return True
     tokens = state.context_tokens + state.starting_tokens + entry.length
     if coming:
-        tokens += state.coming_tokens - (entry.length if entry.coming else 0)
+        tokens += state.coming_tokens
     return step_time.seconds(batch + 1, tokens, 0) <= target_s
 
 
