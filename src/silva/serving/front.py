@@ -76,6 +76,8 @@ class Front:
         end = time.monotonic() + grace_s
         while self.hub.flights and time.monotonic() < end:
             await asyncio.sleep(0.05)
+        self.hub.end("the server stopped before the answer was complete")
+        await asyncio.sleep(0)
         for name in self._identities:
             self._send(name, Stop(drain=False))
         await self._supervisor.stop(within_s=3.0)

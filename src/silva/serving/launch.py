@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from silva.config import setting
 from silva.models.cache_folder import cache_folder
-from silva.models.llama_config import read_config
+from silva.models.llama_config import LlamaConfig, read_config
 from silva.models.text import load_text
 from silva.serving.api.app import create_app
 from silva.serving.api.keys import ApiKey, KeyRing, parse_key, read_keys
@@ -18,6 +20,7 @@ from silva.serving.api.settings import ApiSettings
 from silva.serving.backend import ModelCard
 from silva.serving.colocated import Colocated
 from silva.serving.config import ServeConfig
+from silva.serving.engine.kv import KVShape
 from silva.serving.front import Front
 
 
@@ -57,8 +60,9 @@ def launch(
     http = config.http
     keys = [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
     admin_keys = _parsed(http.admin_keys, "--admin-key")
-    text, context = load_text(model), read_config(model).context
+    text = load_text(model)
     sock = listen(http.host, http.port)
+    context = context_tokens(config.serve, read_config(model))
     cards = [ModelCard(config.name or Path(config.model).stem, created, context)]
     folder = config.serve.kv.cache_folder or str(cache_folder() / "kv" / str(http.port))
     serving = replace(config.serve, kv=replace(config.serve.kv, cache_folder=folder))
@@ -73,6 +77,15 @@ def launch(
         asyncio.run(run())
     finally:
         text.close()
+
+
+def context_tokens(config: ServeConfig, model: LlamaConfig) -> int:
+    """The longest prompt and answer together: what the model was made for and a peer can hold."""
+    dtype = getattr(torch, config.dtype)
+    size = config.kv.block_tokens
+    sizes = (model.layers, model.kv_heads, model.head_size, model.head_size)
+    blocks = KVShape(*sizes, size, dtype).blocks_in(config.kv.peer_bytes)
+    return min(model.context, blocks * size)
 
 
 def _parsed(texts: Sequence[str], where: str) -> list[ApiKey]:

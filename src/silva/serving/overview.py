@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from silva.serving.backend import CacheStatus, PeerState, PeerStatus, PoolStatus, Status
 from silva.serving.hub.hub import Hub
@@ -14,11 +15,14 @@ def overview(hub: Hub) -> Status:
     peers = tuple(_peer(p) for p in sorted(hub.peers.values(), key=lambda p: p.name))
     queued = sum(f.state == "queued" for f in hub.flights.values())
     caches = [p.counters for p in hub.peers.values() if p.role == "cache"]
+    pools = {role: _pool([p for p in peers if p.role == role]) for role in _roles(peers)}
+    if "prefill" in pools:  # where those go first that no peer has room for
+        pools["prefill"] = replace(pools["prefill"], queue=pools["prefill"].queue + queued)
     return Status(
         peers=peers,
-        pools={role: _pool([p for p in peers if p.role == role]) for role in _roles(peers)},
+        pools=pools,
         cache=_cache(caches),
-        counters={**hub.counters, "queued": queued},
+        counters=hub.counters,
     )
 
 

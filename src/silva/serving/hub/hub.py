@@ -337,6 +337,11 @@ class Hub:
             if counted and now - peer.heard_s > self.settings.suspect_after_s:
                 yield peer
 
+    def end(self, why: str) -> None:
+        """Tell every client that is still waiting that nothing more comes."""
+        for flight in self.flights.values():
+            flight.outputs.put_nowait(UnavailableError(why))
+
     def drain(self, name: str) -> None:
         """Give the peer nothing new."""
         peer = self.peers[name]
