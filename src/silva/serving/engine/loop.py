@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from silva.control.request import Output, Request
 from silva.control.state import Counts
@@ -53,7 +54,9 @@ class EngineThread(Listener):
         engine.listener = self
         self._deliver: Deliver = deliver or (lambda work: work())
         self._owners: dict[str, _Owner] = {}
-        self._orders: deque[Callable[[], None]] = deque()
+        self._running: dict[str, _Owner] = {}
+        """Whose requests the engine has; a cancelled one's until the engine has forgotten it."""
+        self._orders: deque[Callable[[], object]] = deque()
         self._wake = threading.Condition()
         self._stopping = self._ended = False
         self._deadline_s = 0.0
@@ -94,10 +97,15 @@ class EngineThread(Listener):
             self._order(lambda: self._add(request, owner))
 
     def cancel(self, request: str) -> None:
-        """Forget a request; nothing is delivered of it that is not on its way already."""
-        self._order(lambda: self._cancel(request))
+        """Forget a request; nothing is delivered of it that is not on its way already.
 
-    def call(self, work: Callable[[], None]) -> None:
+        Its id may be used again at once.
+        """
+        self._owners.pop(request, None)
+        # Orders are carried out as they came: an id that is submitted anew is added after this.
+        self._order(partial(self._forget, request))
+
+    def call(self, work: Callable[[], object]) -> None:
         """Run `work` on the engine's thread before the next step; what it raises ends the engine.
 
         Nothing happens once the engine has ended.
@@ -137,15 +145,18 @@ class EngineThread(Listener):
     def outputs(self, outputs: Sequence[Output]) -> None:
         told = []
         for output in outputs:
-            owner = self._owners.get(output.request)
-            if owner is not None:
+            over = output.finish is not None
+            owner = (self._running.pop if over else self._running.get)(output.request, None)
+            if owner is not None and self._owners.get(output.request) is owner:
                 told.append((owner, output))
-                if output.finish is not None:
-                    del self._owners[output.request]
+                if over:
+                    self._owners.pop(output.request, None)
         self._deliver(lambda: _give(told))
 
     def failed(self, request: str, error: ServingError) -> None:
-        self._error(request, error)
+        owner = self._running.pop(request, None)
+        if owner is not None:
+            self._refuse(request, owner, error)
 
     # On the engine's thread.
 
@@ -171,7 +182,7 @@ class EngineThread(Listener):
                 if not self._orders:
                     self._wake.wait(left_s)  # for a grammar, or for blocks on their way
 
-    def _order(self, work: Callable[[], None]) -> None:
+    def _order(self, work: Callable[[], object]) -> None:
         with self._wake:
             if not self._ended:
                 self._orders.append(work)
@@ -192,18 +203,19 @@ class EngineThread(Listener):
             return  # cancelled meanwhile
         try:
             self.engine.add(request)
+            self._running[request.id] = owner
         except ServingError as error:
             self._refuse(request.id, owner, error)
         except ValueError as error:
             self._refuse(request.id, owner, ServingError(str(error)))
 
+    def _forget(self, request: str) -> None:
+        self._running.pop(request, None)
+        self.engine.cancel(request)
+
     def _refuse(self, request: str, owner: _Owner, error: ServingError) -> None:
         if self._owners.get(request) is owner:
             self._error(request, error)
-
-    def _cancel(self, request: str) -> None:
-        self._owners.pop(request, None)
-        self.engine.cancel(request)
 
     def _error(self, request: str, error: ServingError) -> None:
         owner = self._owners.pop(request, None)
