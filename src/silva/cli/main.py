@@ -16,14 +16,18 @@ from silva.cli import (
     bench,
     demo,
     doctor,
+    drain,
     forest,
     model,
-    operate,
     plan,
     predict,
     pretrain,
+    scale,
     serve,
     simulate,
+    status,
+    stop,
+    switch,
     tune,
     validate,
 )
@@ -31,7 +35,8 @@ from silva.errors import SilvaError
 
 COMMANDS = (
     *(demo, tune, forest, predict, pretrain),
-    *(serve, operate, model, bench),
+    *(serve, status, scale, drain, switch, stop),
+    *(model, bench),
     *(plan, simulate, validate, doctor),
 )
 """Command modules in the order of `silva --help`; each has `register(app)`."""

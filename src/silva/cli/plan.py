@@ -15,6 +15,28 @@ if TYPE_CHECKING:
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _MOST_REQUESTS = 5000
 
+TrafficFile = Annotated[
+    Path | None, typer.Option(help="A trace: Azure's .csv or Mooncake's .jsonl.")
+]
+Rate = Annotated[float, typer.Option(help="Without a trace: requests a second.")]
+Prompt = Annotated[float, typer.Option(help="Without a trace: mean prompt tokens.")]
+Output = Annotated[float, typer.Option(help="Without a trace: mean answer tokens.")]
+TtftP99 = Annotated[str, typer.Option(help="Time to the first token to hold.")]
+TpotP99 = Annotated[str, typer.Option(help="Time a further token to hold.")]
+SystemName = Annotated[str, typer.Option(help="System: a name or a .toml file.")]
+Hardware = Annotated[
+    str | None, typer.Option(help="Another machine for it: a name or a .toml file.")
+]
+Model = Annotated[str | None, typer.Option(help="Another model for it: a name or a .toml file.")]
+Requests = Annotated[int, typer.Option(help="Simulate the first so many requests.", min=2)]
+Seed = Annotated[int, typer.Option(help="Seed of made-up traffic.", min=0)]
+Out = Annotated[Path | None, typer.Option(help="Write the plan as one self-contained .html page.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Only show where a step's time goes.")]
+Batch = Annotated[float, typer.Option(help="With --explain: requests a package.")]
+Gantt = Annotated[Path | None, typer.Option(help="With --explain: draw a layer as a .png.")]
+Trace = Annotated[Path | None, typer.Option(help="With --explain: write a step as a Chrome trace.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
 
 def register(app: typer.Typer) -> None:
     """Adds `silva plan`."""
@@ -22,41 +44,23 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    traffic: Annotated[
-        Path | None, typer.Option(help="A trace: Azure's .csv or Mooncake's .jsonl.")
-    ] = None,
-    rate: Annotated[float, typer.Option(help="Without a trace: requests a second.")] = 10.0,
-    prompt: Annotated[float, typer.Option(help="Without a trace: mean prompt tokens.")] = 2048.0,
-    output: Annotated[float, typer.Option(help="Without a trace: mean answer tokens.")] = 500.0,
-    ttft_p99: Annotated[str, typer.Option(help="Time to the first token to hold.")] = "2s",
-    tpot_p99: Annotated[str, typer.Option(help="Time a further token to hold.")] = "50ms",
-    system: Annotated[
-        str, typer.Option(help="System: a name or a .toml file.")
-    ] = "cloudmatrix-infer",
-    hardware: Annotated[
-        str | None, typer.Option(help="Another machine for it: a name or a .toml file.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Another model for it: a name or a .toml file.")
-    ] = None,
-    requests: Annotated[
-        int, typer.Option(help="Simulate the first so many requests.", min=2)
-    ] = _MOST_REQUESTS,
-    seed: Annotated[int, typer.Option(help="Seed of made-up traffic.", min=0)] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the plan as one self-contained .html page.")
-    ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Only show where a step's time goes.")
-    ] = False,
-    batch: Annotated[float, typer.Option(help="With --explain: requests a package.")] = 96.0,
-    gantt: Annotated[
-        Path | None, typer.Option(help="With --explain: draw a layer as a .png.")
-    ] = None,
-    trace: Annotated[
-        Path | None, typer.Option(help="With --explain: write a step as a Chrome trace.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+    traffic: TrafficFile = None,
+    rate: Rate = 10.0,
+    prompt: Prompt = 2048.0,
+    output: Output = 500.0,
+    ttft_p99: TtftP99 = "2s",
+    tpot_p99: TpotP99 = "50ms",
+    system: SystemName = "cloudmatrix-infer",
+    hardware: Hardware = None,
+    model: Model = None,
+    requests: Requests = _MOST_REQUESTS,
+    seed: Seed = 0,
+    out: Out = None,
+    explain: Explain = False,
+    batch: Batch = 96.0,
+    gantt: Gantt = None,
+    trace: Trace = None,
+    as_json: AsJson = False,
 ) -> None:
     """Find the cheapest cluster that holds two latency targets, and what bounds it."""
     from dataclasses import replace

@@ -11,6 +11,32 @@ import typer
 if TYPE_CHECKING:
     from silva.supernode.traces import Traffic
 
+TrafficFile = Annotated[
+    Path | None, typer.Option(help="A trace: Azure's .csv or Mooncake's .jsonl.")
+]
+ShapeName = Annotated[
+    str, typer.Option(help="Made-up traffic instead: poisson, bursty or sessions.")
+]
+Rate = Annotated[float, typer.Option(help="Its requests a second.")]
+Seconds = Annotated[float, typer.Option(help="Its length.")]
+Prompt = Annotated[float, typer.Option(help="Its mean tokens of a prompt.")]
+Output = Annotated[float, typer.Option(help="Its mean tokens of an answer.")]
+Seed = Annotated[int, typer.Option(help="Its seed.", min=0)]
+SystemName = Annotated[str, typer.Option(help="System: a name or a .toml file.")]
+Prefill = Annotated[int, typer.Option(help="Prefill instances; 0: decode does both.")]
+Decode = Annotated[int, typer.Option(help="Decode instances.")]
+BatchPerNpu = Annotated[int, typer.Option(help="Most requests a package decodes.")]
+Tpot = Annotated[float, typer.Option(help="Seconds a token to hold; 0: none.")]
+CacheGb = Annotated[float, typer.Option(help="Memory of the context cache.")]
+CachePlane = Annotated[str, typer.Option(help="Plane to it: ub or vpc.")]
+Fail = Annotated[
+    list[str] | None, typer.Option(help="Lose an instance: ROLE:NUMBER:AT:FOR, in seconds.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for requests.parquet, summary.json and a plot.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
 
 def register(app: typer.Typer) -> None:
     """Adds `silva simulate`."""
@@ -18,33 +44,23 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
-    traffic: Annotated[
-        Path | None, typer.Option(help="A trace: Azure's .csv or Mooncake's .jsonl.")
-    ] = None,
-    shape: Annotated[
-        str, typer.Option(help="Made-up traffic instead: poisson, bursty or sessions.")
-    ] = "poisson",
-    rate: Annotated[float, typer.Option(help="Its requests a second.")] = 10.0,
-    seconds: Annotated[float, typer.Option(help="Its length.")] = 60.0,
-    prompt: Annotated[float, typer.Option(help="Its mean tokens of a prompt.")] = 2048.0,
-    output: Annotated[float, typer.Option(help="Its mean tokens of an answer.")] = 500.0,
-    seed: Annotated[int, typer.Option(help="Its seed.", min=0)] = 0,
-    system: Annotated[
-        str, typer.Option(help="System: a name or a .toml file.")
-    ] = "cloudmatrix-infer",
-    prefill: Annotated[int, typer.Option(help="Prefill instances; 0: decode does both.")] = 6,
-    decode: Annotated[int, typer.Option(help="Decode instances.")] = 1,
-    batch_per_npu: Annotated[int, typer.Option(help="Most requests a package decodes.")] = 96,
-    tpot: Annotated[float, typer.Option(help="Seconds a token to hold; 0: none.")] = 0.0,
-    cache_gb: Annotated[float, typer.Option(help="Memory of the context cache.")] = 0.0,
-    cache_plane: Annotated[str, typer.Option(help="Plane to it: ub or vpc.")] = "ub",
-    fail: Annotated[
-        list[str] | None, typer.Option(help="Lose an instance: ROLE:NUMBER:AT:FOR, in seconds.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for requests.parquet, summary.json and a plot.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+    traffic: TrafficFile = None,
+    shape: ShapeName = "poisson",
+    rate: Rate = 10.0,
+    seconds: Seconds = 60.0,
+    prompt: Prompt = 2048.0,
+    output: Output = 500.0,
+    seed: Seed = 0,
+    system: SystemName = "cloudmatrix-infer",
+    prefill: Prefill = 6,
+    decode: Decode = 1,
+    batch_per_npu: BatchPerNpu = 96,
+    tpot: Tpot = 0.0,
+    cache_gb: CacheGb = 0.0,
+    cache_plane: CachePlane = "ub",
+    fail: Fail = None,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Simulate a cluster of instances around the server's own scheduler."""
     from silva.config import build
