@@ -1,4 +1,4 @@
-"""Blocks whose content follows from their key, and peers that have them."""
+"""Blocks whose content follows from their key, peers that have them, and stores to put them in."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import hashlib
 import random
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from silva.serving.cache import BlockStore, Kept
+from silva.serving.cache import BlockStore, Kept, StoreConfig
 from silva.transfer import Exposed, Piece
 from silva.transfer.memory import MemoryNetwork, MemoryTransfer
 
 SPACE = "tenant"
 NOW_S = 100.0
+SIZE = 4096
+DISK_CHARGE = 1 << 14
 
 
 def key(number: int) -> bytes:
@@ -76,3 +80,25 @@ class Peer:
                 hits.append(number)
         store.release("reader", now_s)
         return hits
+
+
+class Stores:
+    """Stores of one test, all closed at its end."""
+
+    def __init__(self, peer: Peer, folder: Path) -> None:
+        self.peer, self.folder = peer, folder
+        self._open: list[BlockStore] = []
+
+    def __call__(
+        self, ram: float = 8, disk: float = 0, name: str = "cache-0", **rest: Any
+    ) -> BlockStore:
+        config = StoreConfig(
+            int(ram * SIZE), int(disk * DISK_CHARGE), self.folder / name if disk else None, **rest
+        )
+        store = BlockStore(config, self.peer.store_side)
+        self._open.append(store)
+        return store
+
+    def close(self) -> None:
+        for store in self._open:
+            store.close()
