@@ -40,6 +40,8 @@ expect "serving at $url/v1"
 ask "What is the capital of France?"
 expect "Paris"
 
+silva status
+expect "decode-1"
 silva scale prefill=2 decode=2
 peers 5
 silva drain decode-2
@@ -48,7 +50,7 @@ silva switch prefill-2 decode
 peers 4
 test "$(ask "What is the capital of France?")" = "The capital of France is Paris."
 
-silva bench serve --url "$url" --concurrency 2 --requests 6 --input 32 --output 8 --warmup 1
+silva bench serve --url http://127.0.0.1:8000 --concurrency 2 --requests 6 --input 32 --output 8
 expect "time to first token"
 
 silva stop
