@@ -1,0 +1,187 @@
+"""`silva status`, `scale`, `drain`, `switch`, `stop` against the real API over a made-up backend."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from calls import done, refused
+from fastapi.testclient import TestClient
+
+from silva.control.request import Output, Request
+from silva.serving.api.app import create_app
+from silva.serving.api.keys import KeyRing, parse_key
+from silva.serving.api.text import TextModel
+from silva.serving.backend import (
+    CacheStatus,
+    ChangeRefusedError,
+    ModelCard,
+    PeerStatus,
+    Status,
+    UnavailableError,
+    UnknownPeerError,
+)
+
+URL = "http://127.0.0.1:8000"
+
+
+class Peers:
+    """A Backend that has two peers and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        raise UnavailableError("this one does not answer")
+        yield  # what makes it a generator
+
+    def models(self) -> Sequence[ModelCard]:
+        return ()
+
+    def model(self, name: str) -> ModelCard | None:
+        return None
+
+    def ready(self) -> bool:
+        return True
+
+    def status(self) -> Status:
+        return Status(
+            peers=(
+                PeerStatus("cache-1", "cache", 4712, "dead"),
+                PeerStatus("decode-1", "decode", 4711, "ready", 3, 2, 90, 100),
+            ),
+            cache=CacheStatus(objects=5, ram_bytes=7 << 20, disk_bytes=9 << 20, hits=3, misses=1),
+            counters={"retries": 8},
+        )
+
+    async def scale(self, roles: Mapping[str, int]) -> None:
+        if roles.get("decode") == 0:
+            raise ChangeRefusedError("0 decode peers", remedy="1 to 64")
+        self.told.append(("scale", dict(roles)))
+
+    async def drain(self, peer: str) -> None:
+        if peer != "decode-1":
+            raise UnknownPeerError(f"no peer {peer!r}")
+        self.told.append(("drain", peer))
+
+    async def switch(self, peer: str, role: str) -> None:
+        self.told.append(("switch", peer, role))
+
+    async def close(self, grace_s: float) -> None:
+        pass
+
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peers]:
+    """A server at URL as far as `httpx.request` can tell."""
+    peers = Peers()
+    with _client(peers) as client:
+        monkeypatch.setattr(httpx, "request", _to(client))
+        yield peers
+
+
+def _client(peers: Peers, admin_keys: KeyRing | None = None) -> TestClient:
+    app = create_app(peers, cast(TextModel, None), admin_keys=admin_keys)
+    return TestClient(app, base_url=URL, client=("127.0.0.1", 50000))
+
+
+def _to(client: TestClient) -> Callable[..., object]:
+    def request(method: str, url: str, *, timeout: float, **rest: Any) -> object:
+        assert 0 < timeout < 60
+        return client.request(method, url, **rest)
+
+    return request
+
+
+def test_status_as_a_table_and_as_json(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    printed = done("status")
+    [row] = [line for line in printed.splitlines() if "decode-1" in line]
+    for part in ("decode", "4711", "ready", "3", "2", "90 of 100"):
+        assert part in row
+    assert "dead" in printed
+    assert "5 blocks, 7 MiB in RAM, 9 MiB on disk, 3 of 4 lookups hit" in printed
+    assert "retries 8" in printed
+    status = json.loads(done("status", "--json"))
+    assert [peer["name"] for peer in status["peers"]] == ["cache-1", "decode-1"]
+    assert status["counters"] == {"retries": 8}
+
+
+def test_verbs_reach_the_backend_and_show_the_status(peers: Peers) -> None:
+    assert "decode-1" in done("scale", "prefill=2", "decode=1", "cache=0")
+    assert "decode-1" in done("drain", "decode-1", "--url", f"{URL}/")
+    assert "decode-1" in done("switch", "decode-1", "prefill")
+    assert peers.told == [
+        ("scale", {"prefill": 2, "decode": 1, "cache": 0}),
+        ("drain", "decode-1"),
+        ("switch", "decode-1", "prefill"),
+    ]
+
+
+def test_stop_is_the_signal_that_ends_a_server(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+    assert done("stop") == "silva: the server finishes what it runs and stops\n"
+    assert sent == [signal.SIGTERM]
+
+
+def test_what_the_server_refuses_is_said_in_its_words(peers: Peers, tmp_path: Path) -> None:
+    assert "no peer 'decode-9'" in refused(tmp_path, "drain", "decode-9")
+    assert "0 decode peers; 1 to 64" in refused(tmp_path, "scale", "decode=0")
+    assert peers.told == []
+
+
+@pytest.mark.parametrize("role", ["decode", "decode=", "decode=many", "decode=-1", "decode=²"])
+def test_a_role_without_a_number_is_not_sent(peers: Peers, tmp_path: Path, role: str) -> None:
+    assert "is no role and number; write decode=2" in refused(tmp_path, "scale", role)
+    assert peers.told == []
+
+
+def test_an_admin_key_is_asked_for_and_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ring = KeyRing([parse_key("root=secret-of-root")])
+    with _client(Peers(), ring) as client:
+        monkeypatch.setattr(httpx, "request", _to(client))
+        assert "missing or wrong admin key" in refused(tmp_path, "status")
+        assert "decode-1" in done("status", "--admin-key", "secret-of-root")
+
+
+@pytest.mark.parametrize("words", [["status"], ["scale", "decode=1"], ["drain", "x"], ["stop"]])
+def test_no_server_is_one_line(tmp_path: Path, words: list[str]) -> None:
+    with socket.socket() as free:  # bound and not listening: nobody answers, nobody else takes it
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        line = refused(tmp_path, *words, "--url", url)
+    assert line.startswith(f"silva: error: {url}: no answer of a silva server (")
+    assert line.endswith("; start one with `silva serve`, or name it with --url\n")
+
+
+@pytest.mark.parametrize("url", ["not a url", "ftp://127.0.0.1", "http://[::1"])
+def test_an_address_that_is_none_is_one_line(tmp_path: Path, url: str) -> None:
+    assert "no answer of a silva server" in refused(tmp_path, "status", "--url", url)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (httpx.Response(200, text="<html>"), "no answer of a silva server"),
+        (httpx.Response(502, json={"error": {"message": "bad gateway"}}), "bad gateway"),
+        (httpx.Response(500, json=[]), "the server answered 500"),
+        (httpx.Response(404, json={"detail": "Not Found"}), "the server answered 404"),
+    ],
+)
+def test_another_server_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: httpx.Response, said: str
+) -> None:
+    monkeypatch.setattr(httpx, "request", lambda *_, **__: answer)
+    assert said in refused(tmp_path, "status")
