@@ -29,7 +29,6 @@ class KvConfig:
     cache_ram_bytes: int = setting(GIB, help="RAM tier of one cache peer", low=1 << 20)
     cache_disk_bytes: int = setting(4 * GIB, help="disk tier of one cache peer; 0: none", low=0)
     cache_folder: str = setting("", help="where the disk tier lies; empty: the cache folder")
-    share_namespaces: bool = setting(False, help="let all API keys share cached blocks")
     namespace_share: float = setting(
         1.0, help="most of a cache tier that one API key may fill", low=0.01, high=1.0
     )
@@ -64,4 +63,3 @@ class ServeConfig:
     silence_s: float = setting(
         5.0, help="seconds after which a silent peer is no longer counted on", low=0.5, high=600.0
     )
-    auto_switch: bool = setting(False, help="move peers between roles when the traffic shifts")
