@@ -28,7 +28,7 @@ from silva.serving.hub.peer import Peer
 from silva.serving.overview import overview
 from silva.serving.peers.start import PeerStart
 from silva.serving.supervisor import Supervisor
-from silva.serving.wire.messages import AnyMessage, Message, Role, Stop
+from silva.serving.wire.messages import AnyMessage, Hello, Message, Role, Stop
 from silva.serving.wire.star import Centre, address
 
 log = logging.getLogger("silva.front")
@@ -129,6 +129,8 @@ class Front:
 
     def _receive(self, identity: str, message: AnyMessage) -> None:
         name = self._names.get(identity)
+        if name is not None and isinstance(message, Hello):
+            self._supervisor.serves(name)
         if name is not None:  # else the last words of a process that has been replaced
             self.hub.receive(name, message)
 

@@ -12,9 +12,8 @@ import multiprocessing
 import secrets
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 
 from silva.serving.peers.start import PeerStart, run
@@ -25,16 +24,16 @@ log = logging.getLogger("silva.supervisor")
 PRELOAD = "silva.serving.peers.preload"
 
 MOST_DEATHS = 5
-WITHIN_S = 10.0
-"""A peer that dies more often than this in a row is not started again: it would die again."""
+"""A peer that dies so often in a row before it could serve is not started again: it would die again."""
 
 
 @dataclass
 class _Child:
     start: PeerStart
     process: ForkServerProcess
+    deaths: int = 0
+    """Deaths in a row before it could serve, those of its predecessors of the same name."""
     wanted: bool = True
-    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_DEATHS))
 
 
 class Supervisor:
@@ -61,10 +60,15 @@ class Supervisor:
         number = self._numbers.get(role, 0) + 1
         self._numbers[role] = number
         name = f"{role}-{number}"
-        self._spawn(name, role, deque(maxlen=MOST_DEATHS))
+        self._spawn(name, role, deaths=0)
         return name
 
-    def _spawn(self, name: str, role: Role, deaths: deque[float]) -> None:
+    def serves(self, name: str) -> None:
+        """The peer has come so far that it can take requests."""
+        if name in self._children:
+            self._children[name].deaths = 0
+
+    def _spawn(self, name: str, role: Role, deaths: int) -> None:
         identity = f"{name}/{secrets.token_hex(8)}"
         start = self._make_start(name, role, identity)
         self._started(name, identity, role)
@@ -83,13 +87,12 @@ class Supervisor:
             log.info("%s has left", name)
             self._ended(name, False)
             return
-        now = time.monotonic()
-        child.deaths.append(now)
-        often = len(child.deaths) == MOST_DEATHS and now - child.deaths[0] < WITHIN_S
+        deaths = child.deaths + 1
+        often = deaths >= MOST_DEATHS
         log.warning("%s ended (%s)%s", name, _why(code), "" if not often else "; it died too often")
         self._ended(name, often)
         if not often:
-            self._spawn(name, child.start.role, child.deaths)
+            self._spawn(name, child.start.role, deaths)
 
     def let_go(self, name: str) -> None:
         """When this peer ends, it is not to be replaced."""
