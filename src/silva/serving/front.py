@@ -140,8 +140,9 @@ class Front:
         """See Backend."""
         if self._closing:
             raise UnavailableError("the server is stopping")
-        if not self.ready():
-            raise UnavailableError("no prefill or no decode peer is ready")
+        # Peers that are just starting, such as those in the place of dead ones, are waited for.
+        if not {"prefill", "decode"} <= {peer.role for peer in self.hub.peers.values()}:
+            raise UnavailableError("no prefill or no decode peer is left")
         self._check_size(request)
         async with contextlib.aclosing(self.hub.generate(request)) as outputs:
             async for output in outputs:
