@@ -29,7 +29,9 @@ def tensor_digest(name: str, tensor: Tensor) -> str:
     """SHA-256 of one tensor's type, shape and bytes. Raises ModelError for NaN and infinities."""
     import torch
 
-    if not bool(torch.isfinite(tensor).all()):
+    # torch has no isfinite of one-byte floats.
+    finite = torch.isfinite(tensor.float() if tensor.dtype.itemsize == 1 else tensor)
+    if not bool(finite.all()):
         raise ModelError(f"{name} holds NaN or infinite values")
     state = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
     state.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)

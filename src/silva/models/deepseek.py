@@ -1,0 +1,204 @@
+"""DeepSeek-shaped language models: V3, R1, V2 and V2-Lite, Moonlight (arXiv 2412.19437).
+
+    x = E[tokens]
+    x = x + Wo MLA(q, [c; k_R])      q = Wq_up N(Wq_down N(x)),  [c; k_R] = Wkv_down N(x), c = N(c)
+    x = x + FFN(N(x))                SwiGLU in the first layers; then the shared experts' SwiGLU and
+                                     sum_k w_k E_k(N(x)) over the experts that the gate chooses
+    logits = Whead N(x)
+
+    draft of the token after next:   h' = Wproj [N(E[next]); N(h)], one more layer, N, Whead
+
+The model keeps nothing from step to step: latents are the `LatentAttend`'s part, experts the
+`ExpertExchange`'s. Attention comes in three stages so that ranks can share its work (down, heads,
+output): all but the middle one treat each token by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from silva.models.deepseek_config import DeepseekConfig
+from silva.models.experts import ExpertExchange
+from silva.models.gate import choose
+from silva.models.latent import LatentAttend, LatentHeads
+from silva.models.llama import Linear
+from silva.models.yarn import Rotation, rotate_pairs, rotation_at
+
+LATENT_NORM_EPS = 1e-6
+"""Of the norms of latents, whatever `rms_norm_eps` says of the others."""
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """One layer's attention. Without a query latent `q_down` and `q_norm` are None."""
+
+    norm: Tensor
+    q_down: Linear | None
+    q_norm: Tensor | None
+    q_up: Linear
+    kv_down: Linear
+    kv_norm: Tensor
+    heads: LatentHeads
+    output: Linear
+
+
+@dataclass(frozen=True)
+class MlpWeights:
+    """``down (silu(g) * u)`` with ``[g; u] = gate_up x``."""
+
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True)
+class GateWeights:
+    """float32: weight [experts, hidden_size], bias [experts] where the gate has one."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer. `mlp` is that of a dense layer or of the shared experts, None without these."""
+
+    attention: AttentionWeights
+    mlp_norm: Tensor
+    mlp: MlpWeights | None
+    gate: GateWeights | None
+
+
+@dataclass(frozen=True)
+class DraftWeights:
+    """A module that predicts the token after next; embedding and head are the model's own."""
+
+    token_norm: Tensor
+    hidden_norm: Tensor
+    project: Linear
+    layer: LayerWeights
+    norm: Tensor
+
+
+@dataclass(frozen=True)
+class DeepseekWeights:
+    """Everything but the routed experts. head [vocab_size, hidden_size]."""
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    norm: Tensor
+    head: Tensor
+    drafts: tuple[DraftWeights, ...] = ()
+
+
+class Deepseek:
+    """A frozen DeepSeek-shaped model: a `LanguageModel` whose memory is a `LatentAttend`.
+
+    Autograd is the caller's choice: serving calls it under `torch.inference_mode`.
+    """
+
+    def __init__(
+        self,
+        config: DeepseekConfig,
+        weights: DeepseekWeights,
+        exchange: ExpertExchange,
+        *,
+        name: str,
+        digest: str,
+    ) -> None:
+        """`digest` is that of the weights' content, all experts among it, and of the shape."""
+        self.config, self.weights, self.exchange = config, weights, exchange
+        self.name, self.digest = name, digest
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.embedding.dtype
+
+    @property
+    def kv_shape(self) -> tuple[int, ...]:
+        """One latent for all heads: there are no values beside it."""
+        return (1, 1, self.config.kv_rank + self.config.rope_size)
+
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: LatentAttend) -> Tensor:
+        """Normalised last hidden states [tokens, hidden_size]; tokens, positions: int64 [tokens]."""
+        x = F.embedding(tokens, self.weights.embedding)
+        rotation = rotation_at(positions, self.config.rope, self.config.rope_size, x.dtype)
+        for n, layer in enumerate(self.weights.layers):
+            x = self._layer(n, layer, x, rotation, attend)
+        return self._norm(x, self.weights.norm)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, hidden_size] -> float32 [n, vocab_size]."""
+        return F.linear(hidden, self.weights.head).float()
+
+    def draft(
+        self, hidden: Tensor, tokens: Tensor, positions: Tensor, attend: LatentAttend
+    ) -> Tensor:
+        """Hidden states whose logits are of the token after next [tokens, hidden_size].
+
+        hidden: what `hidden` gave at `positions`; tokens: the ones that follow these, at
+        ``positions + 1``. The module's latents lie in the layer after the model's, at `positions`.
+        """
+        module = self.weights.drafts[0]
+        known = self._norm(F.embedding(tokens, self.weights.embedding), module.token_norm)
+        x = linear(torch.cat((known, self._norm(hidden, module.hidden_norm)), -1), module.project)
+        rotation = rotation_at(positions, self.config.rope, self.config.rope_size, x.dtype)
+        x = self._layer(self.config.layers, module.layer, x, rotation, attend)
+        return self._norm(x, module.norm)
+
+    def _layer(
+        self, n: int, layer: LayerWeights, x: Tensor, rotation: Rotation, attend: LatentAttend
+    ) -> Tensor:
+        attention = layer.attention
+        q, latent = self._down(attention, self._norm(x, attention.norm), rotation)
+        mixed = attend(n, self._queries(attention, q, rotation), latent, attention.heads)
+        x = x + linear(mixed.flatten(1), attention.output)
+        return x + self._mlp(n, layer, self._norm(x, layer.mlp_norm))
+
+    def _down(
+        self, weights: AttentionWeights, x: Tensor, rotation: Rotation
+    ) -> tuple[Tensor, Tensor]:
+        """What queries are made from [tokens, q_rank or hidden_size], and latents [.., 576]."""
+        c = self.config
+        q = x
+        if weights.q_down is not None and weights.q_norm is not None:
+            q = _latent_norm(linear(x, weights.q_down), weights.q_norm)
+        kv = linear(x, weights.kv_down)
+        position = rotate_pairs(kv[:, None, c.kv_rank :], rotation, c.interleaved)[:, 0]
+        return q, torch.cat((_latent_norm(kv[:, : c.kv_rank], weights.kv_norm), position), dim=-1)
+
+    def _queries(self, weights: AttentionWeights, q: Tensor, rotation: Rotation) -> Tensor:
+        """Queries with positions applied [tokens, heads, nope_size + rope_size]."""
+        c = self.config
+        q = linear(q, weights.q_up).unflatten(-1, (-1, c.nope_size + c.rope_size))
+        turned = rotate_pairs(q[..., c.nope_size :], rotation, c.interleaved)
+        return torch.cat((q[..., : c.nope_size], turned), dim=-1)
+
+    def _mlp(self, n: int, layer: LayerWeights, x: Tensor) -> Tensor:
+        if layer.gate is None:
+            return _swiglu(layer.mlp, x)
+        experts, weights = choose(x, layer.gate.weight, layer.gate.bias, self.config.gate)
+        return self.exchange(n, x, experts, weights) + _swiglu(layer.mlp, x)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
+
+
+def linear(x: Tensor, pieces: Linear) -> Tensor:
+    """``W x + b`` of x [tokens, in], the pieces of W one below the other."""
+    made = [F.linear(x, weight, bias) for weight, bias in pieces]
+    return made[0] if len(made) == 1 else torch.cat(made, dim=-1)
+
+
+def _swiglu(weights: MlpWeights | None, x: Tensor) -> Tensor:
+    if weights is None:
+        return torch.zeros_like(x)
+    gate, up = linear(x, weights.gate_up).chunk(2, dim=-1)
+    return linear(F.silu(gate) * up, weights.down)
+
+
+def _latent_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, LATENT_NORM_EPS)

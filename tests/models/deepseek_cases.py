@@ -1,0 +1,158 @@
+"""Tiny random DeepSeek-shaped models, as transformers writes them, and a plain memory of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from silva.models.deepseek import Deepseek
+from silva.models.latent import Form, LatentHeads, attend_latents
+
+TINY: dict[str, Any] = {
+    "vocab_size": 89,
+    "hidden_size": 40,
+    "intermediate_size": 56,
+    "moe_intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 4,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 20,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_group": 4,
+    "topk_group": 2,
+    "max_position_embeddings": 64,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.7,
+    "original_max_position_embeddings": 16,
+}
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "v3": ("DeepseekV3", {"rope_parameters": YARN}),
+    "v3 tied, biases, halves": (
+        "DeepseekV3",
+        {"tie_word_embeddings": True, "attention_bias": True, "rope_interleave": False},
+    ),
+    "v3 yarn without mscale": (
+        "DeepseekV3",
+        {
+            "rope_parameters": {**YARN, "mscale": 0.0, "mscale_all_dim": 0.0},
+            "norm_topk_prob": False,
+        },
+    ),
+    "v3 dense only": ("DeepseekV3", {"first_k_dense_replace": 3}),
+    "moonlight": (
+        "DeepseekV3",
+        {"n_group": 1, "topk_group": 1, "q_lora_rank": None, "n_shared_experts": 2},
+    ),
+    "v2": (
+        "DeepseekV2",
+        {
+            "topk_method": "group_limited_greedy",
+            "routed_scaling_factor": 3.0,
+            "rope_parameters": YARN,
+        },
+    ),
+    "v2 lite": (
+        "DeepseekV2",
+        {"n_group": None, "topk_group": None, "q_lora_rank": None, "n_shared_experts": 2},
+    ),
+}
+
+
+def random_hf(shape: str = "v3", seed: int = 0, **changes: Any) -> Any:
+    """A stock transformers model with weights large enough for differences to show."""
+    kind, settings = SHAPES[shape]
+    config = getattr(transformers, f"{kind}Config")(**{**TINY, **settings, **changes})
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    randomise(model)
+    return model
+
+
+def randomise(model: torch.nn.Module) -> None:
+    """Random weights, and random correction biases, which transformers starts at zero."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(std=0.15)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.normal_(std=0.1)
+
+
+def save_hf(folder: Path, shape: str = "v3", **changes: Any) -> Path:
+    """A directory with such a model."""
+    random_hf(shape, **changes).save_pretrained(folder)
+    return folder
+
+
+class PlainLatents:
+    """A `LatentAttend` over several sequences: latents in growing tensors."""
+
+    def __init__(self, form: Form = "auto") -> None:
+        self.form: Form = form
+        self.kept: dict[tuple[str, int], torch.Tensor] = {}
+        self._parts: list[tuple[str, int]] = []
+
+    def step(self, parts: Sequence[tuple[str, int]]) -> None:
+        """Sequence and number of tokens, in the order in which the step holds them."""
+        self._parts = list(parts)
+
+    def __call__(
+        self, layer: int, q: torch.Tensor, latent: torch.Tensor, heads: LatentHeads
+    ) -> torch.Tensor:
+        out, start = [], 0
+        for sequence, length in self._parts:
+            here = slice(start, start + length)
+            old = self.kept.get((sequence, layer))
+            kept = latent[here] if old is None else torch.cat([old, latent[here]])
+            self.kept[sequence, layer] = kept
+            out.append(attend_latents(q[here], kept, heads, self.form))
+            start += length
+        return torch.cat(out)
+
+
+def logits_in_steps(
+    model: Deepseek,
+    sequences: dict[str, list[int]],
+    steps: Sequence[dict[str, int]],
+    form: Form = "auto",
+) -> dict[str, torch.Tensor]:
+    """Logits of all positions; each step computes so many tokens of the sequences it names."""
+    memory, done = PlainLatents(form), dict.fromkeys(sequences, 0)
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in sequences}
+    for step in steps:
+        tokens: list[int] = []
+        positions: list[int] = []
+        for name, length in step.items():
+            tokens += sequences[name][done[name] : done[name] + length]
+            positions += range(done[name], done[name] + length)
+        memory.step(list(step.items()))
+        with torch.inference_mode():
+            hidden = model.hidden(torch.tensor(tokens), torch.tensor(positions), memory)
+            pieces = model.logits(hidden).split(list(step.values()))
+        for name, piece in zip(step, pieces, strict=True):
+            found[name].append(piece)
+            done[name] += len(piece)
+    return {name: torch.cat(pieces) for name, pieces in found.items()}
+
+
+def tokens_of(length: int, seed: int = 1) -> list[int]:
+    source = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 89, (length,), generator=source).tolist()
