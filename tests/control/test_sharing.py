@@ -194,3 +194,17 @@ def test_pinned_blocks_outlive_their_request() -> None:
     with pytest.raises(ValueError, match="not pinned"):
         scheduler.unpin(world.state, blocks)
     assert world.state.counts().blocks_used == 0
+
+
+def test_one_that_was_overtaken_waits_for_what_the_other_computes() -> None:
+    world = World(blocks=200, step_tokens=24, max_running=8)
+    world.add(member(0, priority=5))
+    world.step()
+    world.add(member(1, priority=0))
+    world.step()
+    world.step()
+    assert [(chunk.request, chunk.start) for plan in world.plans for chunk in plan.chunks] == [
+        ("m00", 0),
+        ("m01", 24),
+        ("m00", 32),
+    ]
