@@ -128,14 +128,21 @@ def test_a_killed_process_is_replaced() -> None:
     template.close()
 
 
-def test_a_stopped_process_costs_one_chat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_module, "RENDER_LIMIT_S", 0.5)
+def test_a_stopped_process_costs_one_chat() -> None:
     template = ChatTemplate(SMOLLM2, NAMES)
     os.kill(pid_of(template), signal.SIGSTOP)
-    with pytest.raises(PromptError, match="took longer"):
+    template._process._wall_s = 0.5
+    with pytest.raises(PromptError, match="did not answer"):
         template.render(HELLO)
+    template._process._wall_s = 60.0
     assert template.render(HELLO).endswith("assistant\n")
     template.close()
+
+
+def test_time_is_that_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_module, "RENDER_LIMIT_S", 0.3)
+    with pytest.raises(PromptError, match=r"more than 0\.3 s of processor time"):
+        ChatTemplate(HOSTILE["loops"], NAMES).render(HELLO)
 
 
 def test_no_process_stays_behind() -> None:

@@ -20,8 +20,8 @@ TEMPLATE = "chat_template.jinja"
 LARGEST_TEMPLATE = 1 << 20
 """Characters; those of large models have some 10,000."""
 
-RENDER_LIMIT_S = 3.0
-"""Of wall time; a usual rendering takes a millisecond."""
+RENDER_LIMIT_S = 2.0
+"""Of processor time; a usual rendering takes a millisecond."""
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names that a message's reasoning goes by; templates read the first two."""

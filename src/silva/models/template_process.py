@@ -1,9 +1,10 @@
-"""The other end of `template_worker`: starts it, asks it, ends it when it takes too long."""
+"""The other end of `template_worker`: starts it, asks it, replaces it when it ended."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from typing import Any
 from silva.errors import SilvaError
 
 WORKER = Path(__file__).with_name("template_worker.py")
-READY_S = 60.0
+WALL_S = 60.0
+"""For one answer, and for the start: whoever takes so long was stopped, not slowed down."""
 LARGEST_ANSWER_BYTES = 64 << 20
 LENGTH_BYTES = 8
 
@@ -28,8 +30,11 @@ class TemplateProcess:
     """
 
     def __init__(self, limit_s: float) -> None:
-        """`limit_s`: seconds that one rendering may take."""
-        self._limit_s = limit_s
+        """`limit_s`: seconds of processor time that one rendering may take.
+
+        The wall would punish templates for what else the machine does.
+        """
+        self._limit_s, self._wall_s = limit_s, WALL_S
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -38,12 +43,12 @@ class TemplateProcess:
 
     def ask(self, request: dict[str, Any]) -> dict[str, str]:
         """The worker's answer to `request`, or {"failed": why} where there was none in time."""
-        content = json.dumps(request).encode()
+        content = json.dumps({**request, "limit_s": self._limit_s}).encode()
         with self._lock:
             connection = self._connected()
-            end = time.monotonic() + self._limit_s
+            end = time.monotonic() + self._wall_s
             try:
-                connection.settimeout(self._limit_s)
+                connection.settimeout(self._wall_s)
                 connection.sendall(len(content).to_bytes(LENGTH_BYTES, "little") + content)
                 size = int.from_bytes(_exactly(connection, LENGTH_BYTES, end), "little")
                 if size > LARGEST_ANSWER_BYTES:
@@ -51,10 +56,9 @@ class TemplateProcess:
                 found: dict[str, str] = json.loads(_exactly(connection, size, end))
             except TimeoutError:
                 self._end()
-                return {"failed": f"it took longer than {self._limit_s:g} s"}
+                return {"failed": f"its process did not answer within {self._wall_s:g} s"}
             except OSError as error:
-                self._end()
-                return {"failed": f"its process ended ({error})"}
+                return {"failed": self._why_ended(error)}
             except BaseException:
                 # half an answer may be on its way, which must not be taken for the next one
                 self._end()
@@ -65,6 +69,16 @@ class TemplateProcess:
         """End the process; `ask` would start another."""
         with self._lock:
             self._end()
+
+    def _why_ended(self, error: OSError) -> str:
+        """After the worker went away by itself."""
+        process = self._process
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if process is not None and process.wait(1.0) == -signal.SIGPROF:
+                self._end()
+                return f"it took more than {self._limit_s:g} s of processor time"
+        self._end()
+        return f"its process ended ({error})"
 
     def _connected(self) -> socket.socket:
         if self._socket is not None and self._process is not None and self._process.poll() is None:
@@ -77,7 +91,7 @@ class TemplateProcess:
         self._socket, self._process = ours, process
         self._finalizer = weakref.finalize(self, _finish, process, ours)
         try:
-            _exactly(ours, 1, time.monotonic() + READY_S)
+            _exactly(ours, 1, time.monotonic() + WALL_S)
         except OSError as error:
             self._end()
             raise SilvaError(

@@ -1,8 +1,9 @@
 """The process that renders chat templates; run as a script, it imports nothing of silva.
 
 A chat template is a program that came with a model. Jinja's sandbox keeps it from files and from
-Python's insides; this process keeps its memory within a limit, and whoever started it ends it when
-it takes too long. Requests and answers are JSON behind their length, on the socket that is stdin.
+Python's insides; this process keeps its memory within a limit, and the system ends it when a
+rendering takes too much processor time. Requests and answers are JSON behind their length, on the
+socket that is stdin.
 """
 
 from __future__ import annotations
@@ -140,9 +141,13 @@ def main() -> None:
     connection = socket.socket(fileno=sys.stdin.fileno())
     resource.setrlimit(resource.RLIMIT_AS, (LARGEST_MEMORY_BYTES, LARGEST_MEMORY_BYTES))
     connection.sendall(b"\1")  # ready: what follows is timed
-    while (request := receive(connection)) is not None:
-        content = json.dumps(answer(json.loads(request))).encode()
-        connection.sendall(len(content).to_bytes(LENGTH_BYTES, "little") + content)
+    while (content := receive(connection)) is not None:
+        request = json.loads(content)
+        # SIGPROF has no handler: it ends the process, also in the middle of one long operation
+        signal.setitimer(signal.ITIMER_PROF, request["limit_s"])
+        found = json.dumps(answer(request)).encode()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.sendall(len(found).to_bytes(LENGTH_BYTES, "little") + found)
 
 
 if __name__ == "__main__":
