@@ -30,7 +30,7 @@ from silva.experts.layout import Layout
 from silva.experts.memory import Member, OwnMemory, PeerMemory
 from silva.experts.routes import Routes
 from silva.experts.sizes import BufferSizes
-from silva.models.experts import ExpertWeights, run_grouped, weighted_sum
+from silva.models.experts import ExpertWeights, run_sorted
 
 LOOK_S = 0.05
 """How often a rank that waits looks whether the other is still alive."""
@@ -50,18 +50,13 @@ class Traffic:
 
 @dataclass
 class _Round:
-    """One round between its stages: the copies of tokens, sorted by the place they go to."""
+    """One round between its stages. Copies of tokens are sent sorted by the place they go to."""
 
     layer: int
-    tokens: int
-    order: Tensor
-    counts: list[list[int]]
-    """By rank and slot, of what this rank sends."""
-    own: Tensor
-    """The copies that stay here."""
-    lost: Tensor
-    """Copies whose expert is on no rank alive, bool in the order of tokens."""
-    own_answers: Tensor | None = None
+    answers: Tensor
+    """Where in the buffer of answers that of each copy will be [tokens, top_k]; -1: it is lost."""
+    counts: NDArray[np.int64]
+    """Copies that this rank sends [ranks, slots]."""
 
 
 class SharedExchange:
@@ -98,7 +93,7 @@ class SharedExchange:
         }
         self.dead: set[int] = set()
         self._routes: dict[int, Routes] = {}
-        self._places = {layer: self._slot_places(layer) for layer in self._experts}
+        self._by_place = {layer: self._slots_by_place(layer) for layer in self._experts}
         self._round = 0
         self._incomplete = torch.zeros(0, dtype=torch.bool)
 
@@ -110,8 +105,8 @@ class SharedExchange:
             at += self.sizes.local_batch
             sent = self._dispatch(layer, x[some], experts[some], more=at < len(x))
             others_go_on = self._serve(sent)
-            made, lacks = self._combine(sent, experts.shape[1])
-            parts.append(weighted_sum(made, weights[some], x.dtype))
+            made, lacks = self._combine(sent, weights[some])
+            parts.append(made.to(x.dtype))
             missing.append(lacks)
             if at >= len(x) and not others_go_on:
                 break
@@ -145,14 +140,13 @@ class SharedExchange:
         self._slots[layer] = slots
         if experts is not None:
             self._experts[layer] = experts
-        self._places[layer] = self._slot_places(layer)
+        self._by_place[layer] = self._slots_by_place(layer)
         self._routes.pop(layer, None)
 
-    def _slot_places(self, layer: int) -> Tensor:
-        """Where in this rank's weights the expert of each slot is; 0 for an empty one."""
-        index = {expert: n for n, expert in enumerate(self._experts[layer].ids)}
+    def _slots_by_place(self, layer: int) -> list[int]:
+        """The slot of each expert in this rank's weights, in the order of the weights."""
         held = self._slots[layer][self.rank].tolist()
-        return torch.tensor([index[e] if e >= 0 else 0 for e in held])
+        return [held.index(expert) for expert in self._experts[layer].ids]
 
     def _route(self, layer: int) -> Routes:
         if layer not in self._routes:
@@ -170,78 +164,101 @@ class SharedExchange:
         self._round += 1
         width, top_k = self.sizes.slots, experts.shape[1]
         places = self._route(layer).places(experts).reshape(-1)
-        order = places.argsort(stable=True)
-        lost = places < 0
-        order = order[int(lost.sum()) :]
-        counts = places[order].bincount(minlength=self.sizes.ranks * width)
-        by_rank = counts.view(-1, width)
-        ends = by_rank.sum(dim=1).cumsum(0).tolist()
+        order = places.argsort(stable=True)[int((places < 0).sum()) :]
+        counts = places[order].bincount(minlength=self.sizes.ranks * width).numpy()
+        by_rank = counts.reshape(-1, width)
+        sums = by_rank.sum(axis=1)
+        ends = sums.cumsum()
         rows, encoded = order // top_k, wire.encode(x, self.sizes)
-        table = by_rank.tolist()
-        for rank in self._others():
-            mine = rows[ends[rank] - sum(table[rank]) : ends[rank]]
-            there = self._peers[rank][1]
-            wire.write(encoded, mine, there.tokens[self.rank])
-            there.announce(self.rank, self._round, table[rank], layer, more)
-            self.traffic.tokens += len(mine)
-            self.traffic.dispatch_bytes += len(mine) * self.sizes.dispatch_message
-        stays = rows[ends[self.rank] - sum(table[self.rank]) : ends[self.rank]]
-        own = wire.as_received(encoded, stays, self._dtype)
-        return _Round(layer, len(x), order, table, own, lost)
+        for rank in (*self._others(), self.rank):
+            there = self._mine if rank == self.rank else self._peers[rank][1]
+            if sums[rank]:
+                mine = rows[ends[rank] - sums[rank] : ends[rank]]
+                wire.write(encoded, mine, there.tokens[self.rank])
+            there.announce(self.rank, self._round, by_rank[rank], layer, more)
+            if rank != self.rank:
+                self.traffic.tokens += int(sums[rank])
+                self.traffic.dispatch_bytes += int(sums[rank]) * self.sizes.dispatch_message
+        # Answers come back in the order in which the copies were sent.
+        place = np.repeat(np.arange(len(sums)) * self.sizes.max_tokens - (ends - sums), sums)
+        answers = torch.full_like(places, -1)
+        answers[order] = torch.from_numpy(place + np.arange(len(place)))
+        return _Round(layer, answers.view(len(x), top_k), by_rank)
 
     def _serve(self, sent: _Round) -> bool:
         """Run this rank's experts on what came, and answer; whether another rank has more tokens."""
-        came, counts, go_on = [(self.rank, sent.own)], [sent.counts[self.rank]], False
-        for rank in self._others():
+        came: dict[int, tuple[Tensor, list[int]]] = {}
+        go_on = False
+        for rank in (self.rank, *self._others()):
             if not self._arrived(rank, self._mine.flag(rank, self._round), self._round):
                 continue
-            layer, more, by_slot = self._mine.announced(rank, self._round)
+            layer, more, counts = self._mine.announced(rank, self._round)
             if layer != sent.layer:
                 raise ServingError(f"rank {rank} is at layer {layer}, rank {self.rank} is not")
-            go_on = go_on or more
-            if sum(by_slot):
+            go_on = go_on or (more and rank != self.rank)
+            if sum(counts):
                 slot = self._mine.tokens[rank]
-                came.append((rank, wire.read(slot, sum(by_slot), self._dtype)))
-                counts.append(by_slot)
-        rows = torch.cat([tokens for _, tokens in came])
-        slots = torch.arange(self.sizes.slots).repeat(len(came))
-        places = self._places[sent.layer][slots.repeat_interleave(torch.tensor(counts).view(-1))]
-        made = run_grouped(rows, places, self._experts[sent.layer])
-        for (rank, _), answers in zip(came, made.split([len(t) for _, t in came]), strict=True):
-            if rank == self.rank:
-                sent.own_answers = answers
-                continue
-            self._peers[rank][1].answer(self.rank, self._round, answers)
-            self.traffic.answers += len(answers)
-            self.traffic.combine_bytes += len(answers) * self.sizes.combine_message
+                came[rank] = (wire.read(slot, sum(counts), self._dtype), counts)
+        if came:
+            self._answer(sent.layer, came)
         return go_on
 
-    def _combine(self, sent: _Round, top_k: int) -> tuple[Tensor, Tensor]:
-        """Answers [tokens, top_k, hidden_size], and which tokens lack some, bool [tokens]."""
-        made = torch.zeros(sent.tokens * top_k, self.sizes.hidden_size, dtype=self._dtype)
-        lacks, start = sent.lost, 0
-        for rank, by_slot in enumerate(sent.counts):
-            here = sent.order[start : start + sum(by_slot)]
-            start += len(here)
-            if rank == self.rank and sent.own_answers is not None:
-                made[here] = sent.own_answers
-            elif len(here) and self._answered(rank):
-                made[here] = self._mine.answers[rank][: len(here)]
-            else:
-                lacks[here] = True
-        by_token = lacks.view(sent.tokens, top_k)
-        return made.view(sent.tokens, top_k, self.sizes.hidden_size), by_token.any(dim=1)
+    def _answer(self, layer: int, came: Mapping[int, tuple[Tensor, list[int]]]) -> None:
+        """Gather what came expert by expert, run them all, and write each answer where it belongs."""
+        pieces: list[Tensor] = []
+        targets: list[Tensor] = []
+        totals = []
+        offsets = {rank: np.cumsum([0, *counts]).tolist() for rank, (_, counts) in came.items()}
+        for slot in self._by_place[layer]:
+            totals.append(sum(counts[slot] for _, counts in came.values()))
+            for rank, (tokens, counts) in came.items():
+                if counts[slot]:
+                    start = offsets[rank][slot]
+                    here = slice(start, start + counts[slot])
+                    there = self._mine if rank == self.rank else self._peers[rank][1]
+                    pieces.append(tokens[here])
+                    targets.append(there.answers[self.rank][here])
+        made = run_sorted(torch.cat(pieces), torch.tensor(totals), self._experts[layer])
+        for target, answers in zip(targets, made.split([len(p) for p in pieces]), strict=True):
+            target.copy_(answers)
+        for rank, (_, counts) in came.items():
+            there = self._mine if rank == self.rank else self._peers[rank][1]
+            there.answered_all(self.rank, self._round)
+            if rank != self.rank:
+                self.traffic.answers += sum(counts)
+                self.traffic.combine_bytes += sum(counts) * self.sizes.combine_message
 
-    def _answered(self, rank: int) -> bool:
-        return self._arrived(rank, self._mine.answered(rank), self._round)
+    def _combine(self, sent: _Round, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted sums float32 [tokens, hidden_size]; which tokens lack answers, [tokens].
+
+        What lacks counts as nothing. Answers are added in the order of a token's experts, whoever
+        gave them.
+        """
+        silent = [
+            rank
+            for rank in np.flatnonzero(sent.counts.sum(axis=1)).tolist()
+            if not self._arrived(rank, self._mine.answered(rank), self._round)
+        ]
+        lacks = sent.answers < 0
+        if silent:
+            lacks |= torch.isin(sent.answers // self.sizes.max_tokens, torch.tensor(silent))
+        total = torch.zeros(len(weights), self.sizes.hidden_size)
+        some = bool(lacks.any())
+        for k in range(weights.shape[1]):
+            made = self._mine.all_answers[sent.answers[:, k].clamp_min(0)].float()
+            if some:
+                made[lacks[:, k]] = 0
+            total.addcmul_(made, weights[:, k, None])
+        return total, lacks.any(dim=1)
 
     def _arrived(self, rank: int, word: int, value: int) -> bool:
         """Sleep until a word of this rank's memory holds `value`; False when `rank` is dead."""
-        deadline_s = time.monotonic() + self._patience_s
+        deadline_s = 0.0
         while rank not in self.dead:
             found = self._mine.word(word)
             if found == value % 2**32:
                 return True
+            deadline_s = deadline_s or time.monotonic() + self._patience_s
             futex.wait(self._mine.address_of(word), found, LOOK_S)
             late = time.monotonic() > deadline_s
             # What a rank wrote before it died still counts.

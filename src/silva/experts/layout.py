@@ -11,8 +11,6 @@ since stores become visible in order here, and the call that wakes is a barrier 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,10 +32,9 @@ class Layout:
         tokens = raw[: sizes.dispatch].view(sizes.ranks, sizes.max_tokens, sizes.dispatch_message)
         self.tokens = [wire.lay_out(tokens[n], sizes, dtype) for n in range(sizes.ranks)]
         """By the rank that writes them."""
-        answers = raw[sizes.dispatch :].view(dtype)
-        self.answers: list[Tensor] = list(
-            answers.view(sizes.ranks, sizes.max_tokens, sizes.hidden_size)
-        )
+        self.all_answers = raw[sizes.dispatch :].view(dtype).view(-1, sizes.hidden_size)
+        """Those of rank r begin at ``r * max_tokens``."""
+        self.answers: list[Tensor] = list(self.all_answers.split(sizes.max_tokens))
         """By the rank that writes them."""
 
     def flag(self, rank: int, number: int) -> int:
@@ -57,7 +54,7 @@ class Layout:
         return self._memory.address + 4 * index
 
     def announce(
-        self, rank: int, number: int, counts: Sequence[int], layer: int, more: bool
+        self, rank: int, number: int, counts: NDArray[np.int64], layer: int, more: bool
     ) -> None:
         """As `rank`: the tokens of this round are here, so many for each slot of a layer."""
         at = self.flag(rank, number)
@@ -72,9 +69,8 @@ class Layout:
         topic = int(self._words[at + 1])
         return topic // 2, bool(topic % 2), counts
 
-    def answer(self, rank: int, number: int, answers: Tensor) -> None:
-        """As `rank`: the answers to all that was sent to it in this round."""
-        self.answers[rank][: len(answers)] = answers
+    def answered_all(self, rank: int, number: int) -> None:
+        """As `rank`: the answers to all that was sent to it in this round are here."""
         self._raise(self.answered(rank), number)
 
     def _raise(self, index: int, number: int) -> None:

@@ -57,7 +57,7 @@ def lay_out(messages: Tensor, sizes: BufferSizes, dtype: torch.dtype) -> Slot:
 
 def write(encoded: Encoded, rows: Tensor, slot: Slot) -> None:
     """Copy the tokens at `rows` into the first messages of a slot."""
-    slot.data[: len(rows)] = encoded.data[rows]
+    torch.index_select(encoded.data, 0, rows, out=slot.data[: len(rows)])
     if encoded.scale is not None and slot.scale is not None:
         slot.scale[: len(rows)] = encoded.scale[rows]
 
@@ -67,10 +67,3 @@ def read(slot: Slot, count: int, dtype: torch.dtype) -> Tensor:
     if slot.scale is None:
         return slot.data[:count]
     return (slot.data[:count].float() * slot.scale[:count]).to(dtype)
-
-
-def as_received(encoded: Encoded, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Tokens as a receiver would read them, for those that never leave this rank."""
-    if encoded.scale is None:
-        return encoded.data[rows]
-    return (encoded.data[rows].float() * encoded.scale[rows]).to(dtype)

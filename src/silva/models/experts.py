@@ -53,14 +53,19 @@ def run_plain(x: Tensor, places: Tensor, weights: ExpertWeights) -> Tensor:
 
 def run_grouped(x: Tensor, places: Tensor, weights: ExpertWeights) -> Tensor:
     """The same with rows sorted by expert and all experts in one grouped product."""
+    order = places.argsort(stable=True)
+    made = run_sorted(x[order], places.bincount(minlength=len(weights.ids)), weights)
+    return torch.empty_like(x).index_copy_(0, order, made)
+
+
+def run_sorted(x: Tensor, counts: Tensor, weights: ExpertWeights) -> Tensor:
+    """The same for rows that are sorted already: so many, `counts` [kept], for each expert."""
     if not len(x):
         return torch.empty_like(x)
-    order = places.argsort(stable=True)
-    ends = places.bincount(minlength=len(weights.ids)).cumsum(0).to(torch.int32)
-    gate_up = torch._grouped_mm(x[order], weights.gate_up.transpose(1, 2), offs=ends)
+    ends = counts.cumsum(0).to(torch.int32)
+    gate_up = torch._grouped_mm(x, weights.gate_up.transpose(1, 2), offs=ends)
     gate, up = gate_up.chunk(2, dim=-1)
-    made = torch._grouped_mm(F.silu(gate) * up, weights.down.transpose(1, 2), offs=ends)
-    return torch.empty_like(x).index_copy_(0, order, made)
+    return torch._grouped_mm(F.silu(gate).mul_(up), weights.down.transpose(1, 2), offs=ends)
 
 
 def weighted_sum(made: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
