@@ -259,7 +259,9 @@ def _solve_within(
         table = Table(weights, alive, stood.slots)
         fill(table, needed(weights, target, most))
     improve(table, target)
-    search(table, stood, target)
+    if width > 1:
+        # With one slot a rank, replicas decide everything, and those are as they should be.
+        search(table, stood, target)
     return table
 
 
