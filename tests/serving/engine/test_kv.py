@@ -25,6 +25,14 @@ def test_the_shape_is_that_of_the_model(model: LanguageModel) -> None:
     assert shape.block_bytes == c.layers * 2 * c.kv_heads * c.head_size * 16 * 4
 
 
+def test_a_model_that_keeps_something_else_is_refused() -> None:
+    class Latent:
+        name, kv_shape = "latent", (1, 1, 576)
+
+    with pytest.raises(ServingError, match="not keys and values of heads"):
+        KVShape.of(Latent(), 16)  # type: ignore[arg-type]
+
+
 def test_views_cover_every_byte_once() -> None:
     memory = KVMemory(SHAPE, 5)
     for layer in range(3):

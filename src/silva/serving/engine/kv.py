@@ -31,7 +31,13 @@ class KVShape:
 
     @classmethod
     def of(cls, model: LanguageModel, block_tokens: int) -> KVShape:
-        """The shape that a model's attention asks for."""
+        """The shape that a model's attention asks for.
+
+        Raises ServingError for a model that keeps something else than keys and values of heads.
+        """
+        if len(model.kv_shape) != 3 or model.kv_shape[0] != 2:
+            what = f"{model.name} keeps {model.kv_shape} for a token, not keys and values of heads"
+            raise ServingError(what, remedy="serve a Llama-shaped model")
         _, kv_heads, head_size = model.kv_shape
         return cls(model.config.layers, kv_heads, head_size, head_size, block_tokens, model.dtype)
 
