@@ -17,6 +17,8 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 
+from silva.control.mapping import PeerLoad, choose_decode, choose_prefill
+from silva.control.mapping import Role as MappedRole
 from silva.control.request import Output, Request
 from silva.serving.backend import BusyError, UnavailableError, UnservableError
 from silva.serving.hub.flight import Flight
@@ -143,13 +145,30 @@ class Hub:
 
     def _least_loaded(self, role: Role, blocks: int) -> Peer | None:
         able = [
-            peer
+            self._load_of(peer)
             for peer in self.peers.values()
             if peer.role == role
             and peer.has_room(blocks)
             and (role != "prefill" or len(peer.requests) < self.settings.most_prefills)
         ]
-        return min(able, key=lambda p: (p.blocks_promised, p.name), default=None)
+        name = choose_prefill(able) if role == "prefill" else choose_decode(able)
+        return None if name is None else self.peers[name]
+
+    def _load_of(self, peer: Peer) -> PeerLoad:
+        """What it was given, in whole blocks; a prefill peer is done with blocks to be read."""
+        counted = (
+            blocks
+            for request, blocks in peer.requests.items()
+            if peer.role != "prefill" or self.flights[request].state == "prefill"
+        )
+        size = self.settings.block_tokens
+        return PeerLoad(
+            peer.name,
+            MappedRole(peer.role),
+            requests=len(peer.requests),
+            tokens=size * sum(counted),
+            capacity_tokens=size * peer.load.blocks_total,
+        )
 
     # What peers say -------------------------------------------------------------------------
 
