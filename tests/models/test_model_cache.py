@@ -142,6 +142,23 @@ def test_holding_a_folder_elsewhere_or_one_that_went(cache: ModelCache, tmp_path
     assert visible(cache) == []
 
 
+def test_what_is_missing_while_a_model_is_held_is_not_the_model(cache: ModelCache) -> None:
+    folder = put(cache, "a")
+    with pytest.raises(FileNotFoundError, match="other"), cache.hold(folder):
+        raise FileNotFoundError("other")
+
+
+def test_a_model_is_held_by_whatever_path_it_is_named(cache: ModelCache, tmp_path: Path) -> None:
+    put(cache, "a")
+    link = tmp_path / "link"
+    link.symlink_to(cache.root)
+    with cache.hold(link / "a"):
+        assert not cache.remove("a")
+    with ModelCache(link).hold(cache.root / "a"):
+        assert not cache.remove("a")
+    assert cache.remove("a")
+
+
 BUILDER = """
 import os, sys, time
 from pathlib import Path

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,19 +133,21 @@ class ModelCache:
     @contextmanager
     def hold(self, folder: Path) -> Iterator[None]:
         """Keep a model of the cache from being given up; nothing happens for other folders."""
-        if folder.parent.absolute() != self.root.absolute():
+        if folder.parent.resolve() != self.root.resolve():
             yield
             return
-        try:
-            with (folder / RECORD).open("rb") as file:
+        with ExitStack() as stack:
+            # what is missing inside the caller's block is not the model
+            try:
+                file = stack.enter_context((folder / RECORD).open("rb"))
                 fcntl.flock(file, fcntl.LOCK_SH)
                 if not os.path.samestat(os.fstat(file.fileno()), (folder / RECORD).stat()):
                     raise FileNotFoundError
-                yield
-        except FileNotFoundError:
-            raise ModelError(
-                "was removed from the cache", where=folder, remedy="ask again"
-            ) from None
+            except FileNotFoundError:
+                raise ModelError(
+                    "was removed from the cache", where=folder, remedy="ask again"
+                ) from None
+            yield
 
     def _build(self, key: str, origin: Origin, build: Callable[[Path], None]) -> Path:
         building, folder = self.root / f"{_BUILDING}{key}", self.root / key
