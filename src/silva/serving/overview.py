@@ -9,20 +9,21 @@ from silva.serving.backend import CacheStatus, PeerState, PeerStatus, PoolStatus
 from silva.serving.hub.hub import Hub
 from silva.serving.hub.peer import Peer
 
+_CACHE = CacheStatus.__dataclass_fields__
+
 
 def overview(hub: Hub) -> Status:
-    """Peers by name, pools by role, the cache peers' counts summed, the hub's own counters."""
+    """Peers by name, pools by role, the cache peers' counts summed; counters of hub and peers."""
     peers = tuple(_peer(p) for p in sorted(hub.peers.values(), key=lambda p: p.name))
     queued = sum(f.state == "queued" for f in hub.flights.values())
-    caches = [p.counters for p in hub.peers.values() if p.role == "cache"]
     pools = {role: _pool([p for p in peers if p.role == role]) for role in _roles(peers)}
     if "prefill" in pools:  # where those go first that no peer has room for
         pools["prefill"] = replace(pools["prefill"], queue=pools["prefill"].queue + queued)
     return Status(
         peers=peers,
         pools=pools,
-        cache=_cache(caches),
-        counters=hub.counters,
+        cache=_cache(hub),
+        counters=hub.counters | {n: v for n, v in hub.totals.items() if n not in _CACHE},
     )
 
 
@@ -56,6 +57,8 @@ def _pool(peers: list[PeerStatus]) -> PoolStatus:
     )
 
 
-def _cache(counters: list[dict[str, float]]) -> CacheStatus:
-    names = CacheStatus.__dataclass_fields__
-    return CacheStatus(**{n: int(sum(c.get(n, 0) for c in counters)) for n in names})
+def _cache(hub: Hub) -> CacheStatus:
+    """What the present peers hold, and what all have ever found and missed."""
+    counters = [p.counters for p in hub.peers.values() if p.role == "cache"]
+    held = {n: int(sum(c.get(n, 0) for c in counters)) for n in _CACHE}
+    return CacheStatus(**held | {n: v for n, v in hub.totals.items() if n in _CACHE})

@@ -22,7 +22,7 @@ from silva.control.mapping import Role as MappedRole
 from silva.control.request import Output, Request
 from silva.serving.backend import BusyError, UnavailableError, UnservableError
 from silva.serving.hub.flight import Flight
-from silva.serving.hub.peer import Peer
+from silva.serving.hub.peer import TOTALS, Peer
 from silva.serving.wire.messages import (
     AnyMessage,
     Cancel,
@@ -75,6 +75,8 @@ class Hub:
         self.counters = dict.fromkeys(
             ("requests", "finished", "cancelled", "retries", "refused_late", "tokens"), 0
         )
+        self.totals = dict.fromkeys(TOTALS, 0)
+        """What all peers have counted, those among them that are gone."""
 
     # Requests -------------------------------------------------------------------------------
 
@@ -186,6 +188,7 @@ class Hub:
             case Hello():
                 self._welcome(peer, message)
             case Status():
+                self._count(peer, message.counters)
                 peer.load, peer.counters = message.load, message.counters
             case Tokens():
                 for attempt, output in zip(message.attempts, message.outputs, strict=True):
@@ -206,6 +209,11 @@ class Hub:
             case _:
                 log.error("%s sent a message that is not for the front", name)
         self.dispatch()
+
+    def _count(self, peer: Peer, counters: dict[str, float]) -> None:
+        """Add what is new. A process that takes another's place is another Peer: it counts anew."""
+        for name in TOTALS:
+            self.totals[name] += max(0, int(counters.get(name, 0) - peer.counters.get(name, 0)))
 
     def _welcome(self, peer: Peer, hello: Hello) -> None:
         peer.pid, peer.address, peer.load = hello.pid, hello.address, hello.load

@@ -10,6 +10,9 @@ from silva.serving.wire.messages import Load, Role
 PeerState = Literal["starting", "ready", "draining"]
 """draining: finishes what it has and gets nothing new."""
 
+TOTALS = ("hits", "misses", "corrupt", "write_errors", "spoilt_transfers")
+"""What peers count from the start of their process on; the rest of their counters rise and fall."""
+
 
 @dataclass
 class Peer:

@@ -1,0 +1,58 @@
+"""What the hub knows, as `silva status` and the metrics show it."""
+
+from __future__ import annotations
+
+from silva.serving.hub.hub import Hub, HubSettings
+from silva.serving.overview import overview
+from silva.serving.wire.messages import Hello, Load, Role, Status
+
+CACHE = {"objects": 4.0, "hits": 5.0, "misses": 2.0, "corrupt": 1.0, "write_errors": 3.0}
+
+
+def start(hub: Hub, name: str, role: Role) -> None:
+    hub.expect(name, role)
+    hub.receive(name, Hello(name, role, pid=1))
+
+
+def tell(hub: Hub, name: str, **counters: float) -> None:
+    hub.receive(name, Status(Load(), counters))
+
+
+def hub_of_four() -> Hub:
+    hub = Hub(HubSettings(), lambda name, message: None, lambda: 1.0)
+    start(hub, "prefill-1", "prefill")
+    start(hub, "decode-1", "decode")
+    start(hub, "cache-1", "cache")
+    start(hub, "cache-2", "cache")
+    return hub
+
+
+def test_counters_of_peers_are_summed() -> None:
+    hub = hub_of_four()
+    shown = overview(hub).counters
+    assert (shown["spoilt_transfers"], shown["corrupt"], shown["write_errors"]) == (0, 0, 0)
+    tell(hub, "prefill-1", spoilt_transfers=1)
+    tell(hub, "decode-1", spoilt_transfers=2)
+    tell(hub, "decode-1", spoilt_transfers=4)
+    tell(hub, "cache-1", **CACHE)
+    tell(hub, "cache-2", **CACHE)
+    status = overview(hub)
+    assert status.counters == hub.counters | {
+        "spoilt_transfers": 5,
+        "corrupt": 2,
+        "write_errors": 6,
+    }
+    assert (status.cache.objects, status.cache.hits, status.cache.misses) == (8, 10, 4)
+
+
+def test_totals_do_not_fall_when_a_peer_is_replaced() -> None:
+    hub = hub_of_four()
+    tell(hub, "cache-1", **CACHE)
+    hub.lost("cache-1")
+    start(hub, "cache-1", "cache")
+    status = overview(hub)
+    assert (status.cache.objects, status.cache.hits, status.counters["corrupt"]) == (0, 5, 1)
+    tell(hub, "cache-1", objects=1, hits=2, misses=0, corrupt=1, write_errors=0)
+    status = overview(hub)
+    assert (status.cache.objects, status.cache.hits, status.cache.misses) == (1, 7, 2)
+    assert (status.counters["corrupt"], status.counters["write_errors"]) == (2, 3)
