@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from calls import done, refused, silva
 
+from silva.models.model_cache import ModelCache, Origin
 from silva.serving import launch as launching
 from silva.serving.launch import LaunchConfig
 
@@ -21,6 +23,8 @@ class Launched:
     config: LaunchConfig
     model: Path
     created: int
+    during: Callable[[], None] = staticmethod(lambda: None)
+    """Called while it would serve."""
 
 
 @pytest.fixture
@@ -30,6 +34,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
     def launch(config: LaunchConfig, model: Path, created: int, announce: Any) -> None:
         found.config, found.model, found.created = config, model, created
         announce("http://127.0.0.1:4711")
+        found.during()
 
     monkeypatch.setattr(launching, "launch", launch)
     return found
@@ -54,6 +59,17 @@ def test_without_flags_the_defaults_are_served(launched: Launched, model: Path) 
     assert launched.config == LaunchConfig(model=str(model))
     assert launched.model == model
     assert launched.created == int(model.stat().st_mtime)
+
+
+def test_a_model_of_the_cache_is_not_given_up_while_it_is_served(launched: Launched) -> None:
+    cache = ModelCache()
+    origin = Origin("tiny", "", "", "float32")
+    folder = cache.put("tiny", origin, 1, lambda place: (place / "config.json").touch())
+    removed: list[bool] = []
+    launched.during = lambda: removed.append(cache.remove("tiny"))
+    done("serve", folder)
+    assert removed == [False] and folder.is_dir()
+    assert cache.remove("tiny") and not folder.is_dir()
 
 
 def test_flags_become_settings(launched: Launched, model: Path, tmp_path: Path) -> None:

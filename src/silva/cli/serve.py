@@ -103,8 +103,11 @@ def _launch(flags: dict[str, Any], config: Path | None, sets: list[str], verbose
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s front %(message)s")
     with model_progress() as progress:
-        model = Library(progress=progress).resolve(settings.model, settings.serve.dtype)
-    launch(settings, model, int(model.stat().st_mtime), _announce)
+        library = Library(progress=progress)
+        model = library.resolve(settings.model, settings.serve.dtype)
+    # peers that start again later need the files too
+    with library.cache.hold(model):
+        launch(settings, model, int(model.stat().st_mtime), _announce)
 
 
 def _announce(url: str) -> None:
