@@ -97,6 +97,7 @@ def test_admin_by_key(backend: FakeBackend, text: FakeText, keys: KeyRing) -> No
         ("127.0.0.1", {"host": "[broken"}, 403),
         ("127.0.0.1", {"origin": "https://evil.example"}, 403),
         ("127.0.0.1", {"origin": "null"}, 403),
+        ("127.0.0.1", {"origin": "http://[broken"}, 403),
     ],
 )
 def test_admin_without_a_key_is_for_this_machine(

@@ -20,6 +20,8 @@ from silva.serving.api.tools import (
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": [1, "}"]}}\n</tool_call>'
 
+DEEP = f'<tool_call>{{"name": {"[" * 5000}{"]" * 5000}, "arguments": {{}}}}'
+
 
 def parsed(
     text: str | list[str], kind: ToolFormat = "hermes", *, only_one: bool = False
@@ -56,6 +58,7 @@ def parsed(
         ("a\n<tool_call>no json", "a\n<tool_call>no json", []),
         ('<tool_call>{"name": 5, "arguments": {}}', '<tool_call>{"name": 5, "arguments": {}}', []),
         ('<tool_call>{"name": "f"', '<tool_call>{"name": "f"', []),
+        (DEEP, DEEP, []),
         ('<tool_call>{"name": "f", "arguments": {"a": 1', "", [("f", '{"a": 1')]),
         ('<tool_call>{"other": 1}', '<tool_call>{"other": 1}', []),
         (f"<tool_call>{CALL}", "<tool_call>", [("f", '{"a": [1, "}"]}')]),

@@ -43,7 +43,7 @@ def _is_local(connection: HTTPConnection) -> bool:
     if any(name in headers for name in _PROXY_HEADERS):
         return False
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+    if origin is not None and _netloc(origin) != headers.get("host"):
         return False
     host = _host_name(headers.get("host", ""))
     return host in _LOCAL_NAMES and connection.client is not None and _loops(connection.client.host)
@@ -54,6 +54,13 @@ def _loops(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _host_name(host: str) -> str:

@@ -195,7 +195,7 @@ class CallScanner:
 def _string(literal: str) -> str:
     try:
         value = json.loads(literal)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _NotACallError("a broken text") from error
     if not isinstance(value, str):
         raise _NotACallError("not a text")
