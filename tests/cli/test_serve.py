@@ -12,6 +12,7 @@ from calls import done, refused, silva
 
 from silva.models.model_cache import ModelCache, Origin
 from silva.serving import launch as launching
+from silva.serving.api.serve import listen
 from silva.serving.launch import LaunchConfig
 
 MIB = 1 << 20
@@ -141,18 +142,34 @@ def test_an_unknown_model_is_named(launched: Launched, tmp_path: Path) -> None:
 def test_a_port_in_use_is_found_before_a_peer_is_started(
     monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
 ) -> None:
-    class Shape:
-        context = 64
-
-    monkeypatch.setattr(launching, "load_text", lambda model: None)
-    monkeypatch.setattr(launching, "read_config", lambda model: Shape)
-    monkeypatch.setattr(launching, "Front", None)  # would fail if it were reached
+    for name in ("load_text", "read_config", "Front"):
+        monkeypatch.setattr(launching, name, None)  # would fail if it were reached
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         line = refused(tmp_path, "serve", model, "--port", port)
     assert f"127.0.0.1:{port}: the port is in use; stop the server that has it" in line
+
+
+def test_text_and_port_are_given_back_when_the_model_cannot_be_served(
+    monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+) -> None:
+    closed: list[str] = []
+    socks: list[socket.socket] = []
+
+    class Text:
+        def close(self) -> None:
+            closed.append("text")
+
+    def listening(host: str, port: int) -> socket.socket:
+        socks.append(listen(host, port))
+        return socks[0]
+
+    monkeypatch.setattr(launching, "listen", listening)
+    monkeypatch.setattr(launching, "load_text", lambda model: Text())
+    assert "no config.json here" in refused(tmp_path, "serve", model, "--port", 0)
+    assert closed == ["text"] and socks[0].fileno() == -1
 
 
 def test_a_wrong_api_key_is_refused_without_showing_it(model: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -60,23 +61,21 @@ def launch(
     http = config.http
     keys = [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
     admin_keys = _parsed(http.admin_keys, "--admin-key")
-    text = load_text(model)
-    sock = listen(http.host, http.port)
-    context = context_tokens(config.serve, read_config(model))
-    cards = [ModelCard(config.name or Path(config.model).stem, created, context)]
+    ring, admins = KeyRing(keys), KeyRing(admin_keys)
     folder = config.serve.kv.cache_folder or str(cache_folder() / "kv" / str(http.port))
     serving = replace(config.serve, kv=replace(config.serve.kv, cache_folder=folder))
-    backend = (Colocated if serving.colocated else Front)(serving, model, cards)
-    app = create_app(backend, text, http.limits, keys=KeyRing(keys), admin_keys=KeyRing(admin_keys))
+    # the text has a process of its own, so that the port comes first
+    with listen(http.host, http.port) as sock, closing(load_text(model)) as text:
+        context = context_tokens(serving, read_config(model))
+        cards = [ModelCard(config.name or Path(config.model).stem, created, context)]
+        backend = (Colocated if serving.colocated else Front)(serving, model, cards)
+        app = create_app(backend, text, http.limits, keys=ring, admin_keys=admins)
 
-    async def run() -> None:
-        await backend.open()
-        await serve(app, backend, sock, grace_s=serving.grace_s, announce=announce)
+        async def run() -> None:
+            await backend.open()
+            await serve(app, backend, sock, grace_s=serving.grace_s, announce=announce)
 
-    try:
         asyncio.run(run())
-    finally:
-        text.close()
 
 
 def context_tokens(config: ServeConfig, model: LlamaConfig) -> int:
