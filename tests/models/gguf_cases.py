@@ -13,22 +13,6 @@ from language_cases import random_hf
 from tokenizer_cases import byte_fallback, byte_level
 from tokenizers import Tokenizer
 
-NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
 KINDS = {
     "F32": gguf.GGMLQuantizationType.F32,
     "F16": gguf.GGMLQuantizationType.F16,
@@ -45,14 +29,6 @@ def neighbours(tensor: np.ndarray, heads: int) -> np.ndarray:
     """Rows of a query or key projection in the order of llama.cpp's converter."""
     halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(tensor.shape))
-
-
-def gguf_name(name: str) -> str:
-    module, kind = name.rsplit(".", 1)
-    if module in NAMES:
-        return f"{NAMES[module]}.{kind}"
-    _, _, layer, rest = module.split(".", 3)
-    return f"blk.{layer}.{NAMES[rest]}.{kind}"
 
 
 def write_gguf(
@@ -73,6 +49,8 @@ def write_gguf(
     if config.tie_word_embeddings:
         state.pop("lm_head.weight")
     architecture = config.model_type
+    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(kinds[architecture], config.num_hidden_layers)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
@@ -95,7 +73,8 @@ def write_gguf(
             values = neighbours(values, config.num_key_value_heads)
         used = KINDS[kind] if values.ndim == 2 else KINDS["F32"]
         raw = gguf.quants.quantize(values, used)
-        writer.add_tensor(gguf_name(name), raw, raw_dtype=used)
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        writer.add_tensor(theirs, raw, raw_dtype=used)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
