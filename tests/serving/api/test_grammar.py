@@ -18,6 +18,7 @@ from silva.serving.api.schemas.chat import Function
 from silva.serving.api.settings import ApiSettings
 from silva.serving.api.text import TextThreads
 from silva.serving.api.tool_grammar import tool_lark
+from silva.serving.engine.grammar import MAX_GRAMMAR_BYTES
 
 CITY = {
     "type": "object",
@@ -135,6 +136,18 @@ def test_a_schema_that_is_refused(grammars: Grammars, schema: dict[str, Any], re
     assert caught.value.status == 400
     assert caught.value.param == "response_format"
     assert str(caught.value).isprintable()
+
+
+def test_schemas_of_many_tools_have_a_limit_together(grammars: Grammars) -> None:
+    """An engine follows no grammar of more than a MiB."""
+    long = {"type": "object", "description": "x" * 60_000}
+    several = [Function(name=f"f{number}", parameters=long) for number in range(20)]
+    lark = tool_lark(several, "hermes", grammars, only_one=False)
+    with pytest.raises(ApiError, match="together") as caught:
+        run(grammars.of_lark(lark, "tools"))
+    assert (caught.value.status, caught.value.param) == (400, "tools")
+    lark = tool_lark(several[:10], "hermes", grammars, only_one=False)
+    assert len(run(grammars.of_lark(lark, "tools")).encode()) <= MAX_GRAMMAR_BYTES
 
 
 schemas = st.recursive(

@@ -18,9 +18,9 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _PLACE = re.compile(r"^(at \d+\(\d+\): )?failed to compile JSON schema: ")
 _SOURCE = re.compile(r"\n\s*\d+ \| |\n<state>")
-_KEPT = 128
-_MAX_SYMBOLS, _MAX_STATES = 50_000, 25_000
-"""Below what engines allow, so that they need not refuse what was let in here."""
+_KEPT, _KEPT_CHARACTERS = 128, 1 << 24
+_MAX_SYMBOLS, _MAX_STATES, _MAX_BYTES = 50_000, 25_000, 1 << 20
+"""No more than engines allow, so that they need not refuse what was let in here."""
 _SHOWN = 300
 
 
@@ -56,9 +56,12 @@ class Grammars:
         # A dense schema takes milliseconds a kilobyte, so that length says how long it will take.
         grammar = await self._threads.run(lambda: self._compiled(lark, param), len(lark) * 4)
         self._known[lark] = grammar
-        while len(self._known) > _KEPT:
+        while len(self._known) > _KEPT or self._characters() > _KEPT_CHARACTERS:
             self._known.popitem(last=False)
         return grammar
+
+    def _characters(self) -> int:
+        return sum(len(lark) + len(grammar) for lark, grammar in self._known.items())
 
     def json_rule(self, schema: dict[str, Any], param: str) -> str:
         """The body of a Lark rule for JSON of this schema. Raises ApiError 400 for its limits."""
@@ -82,6 +85,8 @@ class Grammars:
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(TokenizerWrapper(_Bytes()))
         grammar: str = LLMatcher.grammar_from_lark(lark)
+        if len(grammar.encode()) > _MAX_BYTES:
+            raise _refused(f"all schemas together are longer than {_MAX_BYTES} bytes", param)
         limits = LLParserLimits(max_grammar_size=_MAX_SYMBOLS, max_lexer_states=_MAX_STATES)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if not matcher.is_error():
