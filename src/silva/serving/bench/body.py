@@ -10,6 +10,9 @@ from silva.serving.bench.config import BenchConfig
 from silva.serving.bench.nouns import Dialect, Outcome, Planned
 from silva.serving.bench.prompts import Prompts
 
+_MOST_COUNTED = 1 << 53
+"""Tokens that a server may claim; sums of larger numbers would not fit a float."""
+
 
 class Bodies:
     """Bodies of requests for one server, in its dialect."""
@@ -89,4 +92,4 @@ def _tokens_in(choice: dict[str, Any]) -> int:
 
 
 def _count(value: Any, otherwise: int | None) -> int | None:
-    return value if type(value) is int and value >= 0 else otherwise
+    return value if type(value) is int and 0 <= value <= _MOST_COUNTED else otherwise
