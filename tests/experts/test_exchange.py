@@ -27,6 +27,7 @@ from exchange_cases import (
 from silva.errors import ConfigError, ServingError
 from silva.experts import futex
 from silva.experts.exchange import SharedExchange
+from silva.experts.memory import OwnMemory
 from silva.experts.sizes import BufferSizes
 
 pytestmark = pytest.mark.skipif(not futex.supported(), reason="needs Linux's futex")
@@ -154,3 +155,45 @@ def test_the_buffers_of_a_320_rank_deployment_are_those_published() -> None:
 def test_scales_that_would_not_be_aligned_are_refused() -> None:
     with pytest.raises(ConfigError, match="wire exact"):
         run_ranks(sizes_of(1, 8, hidden_size=26, wire="int8"), placement(1, 8), lambda _: None)
+
+
+def test_ranks_whose_buffers_differ_are_an_error() -> None:
+    small, large = sizes_of(2, 4), sizes_of(2, 4, local_batch=5)
+    memories = [OwnMemory(0, small.total), OwnMemory(1, large.total)]
+    members = [memory.member for memory in memories]
+    table = placement(2, 4)
+    for wrong in (members, members[:1], members[::-1]):
+        with pytest.raises(ServingError, match="do not agree"):
+            SharedExchange(
+                small,
+                memories[0],
+                wrong,
+                {LAYER: experts_of(table, 0)},
+                {LAYER: table},
+                total=EXPERTS,
+            )
+
+
+def test_values_of_another_size_than_the_buffers_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 bytes"):
+        run_ranks(sizes_of(1, 8, item_bytes=2), placement(1, 8), lambda _: None)
+
+
+def test_weights_that_are_not_those_of_the_placement_are_refused() -> None:
+    table = placement(2, 4)
+    other = table[::-1].copy()
+
+    def work(exchange: SharedExchange) -> Any:
+        given = tokens_of(exchange.rank, 3)
+        with pytest.raises(ValueError, match="placement says"):
+            exchange.rebalance(LAYER, other)
+        with pytest.raises(ValueError, match="does not fit"):
+            exchange.rebalance(LAYER, table[:, :3], experts_of(table[:, :3], exchange.rank))
+        # More in the slots than among the weights, too: nobody would answer for it.
+        few = experts_of(np.where(table == table[exchange.rank, 0], -1, table), exchange.rank)
+        with pytest.raises(ValueError, match="placement says"):
+            exchange.rebalance(LAYER, table, few)
+        return given, exchange(LAYER, *given)
+
+    for given, answer in run_ranks(sizes_of(2, 4), table, work):
+        torch.testing.assert_close(answer, expected(*given))

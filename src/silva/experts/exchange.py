@@ -78,13 +78,17 @@ class SharedExchange:
         patience_s: float = PATIENCE_S,
     ) -> None:
         """`members` of all ranks in order; `experts` of this rank and `slots` [ranks, slots] of all
-        ranks by layer; `total` experts in a layer. Raises ServingError when a rank is gone.
+        ranks by layer; `total` experts in a layer. Raises ServingError when a rank is gone or has
+        other buffers, ValueError where `experts` are not those of the slots or of the buffers.
         """
         wire.check(sizes)
+        _check_members(members, sizes)
         self.sizes, self.rank, self.traffic = sizes, memory.member.rank, Traffic()
         self._experts, self._slots, self._total = dict(experts), dict(slots), total
         self._patience_s = patience_s
         self._dtype = next(iter(experts.values())).gate_up.dtype
+        if self._dtype.itemsize != sizes.item_bytes:
+            raise ValueError(f"values of {self._dtype} have not {sizes.item_bytes} bytes")
         self._mine = Layout(memory, sizes, self._dtype)
         self._peers = {
             m.rank: (p := PeerMemory(m), Layout(p, sizes, self._dtype))
@@ -93,7 +97,10 @@ class SharedExchange:
         }
         self.dead: set[int] = set()
         self._routes: dict[int, Routes] = {}
-        self._by_place = {layer: self._slots_by_place(layer) for layer in self._experts}
+        self._by_place = {
+            layer: self._slots_by_place(self._slots[layer], of_layer)
+            for layer, of_layer in self._experts.items()
+        }
         self._round = 0
         self._incomplete = torch.zeros(0, dtype=torch.bool)
 
@@ -135,18 +142,23 @@ class SharedExchange:
     ) -> None:
         """Another placement of one layer, on all ranks between the same two steps.
 
-        `experts` where those of this rank changed.
+        `experts` where those of this rank changed. Raises ValueError, and changes nothing, where
+        the weights of this rank are not those that `slots` gives it.
         """
-        self._slots[layer] = slots
-        if experts is not None:
-            self._experts[layer] = experts
-        self._by_place[layer] = self._slots_by_place(layer)
+        mine = self._experts[layer] if experts is None else experts
+        self._by_place[layer] = self._slots_by_place(slots, mine)
+        self._slots[layer], self._experts[layer] = slots, mine
         self._routes.pop(layer, None)
 
-    def _slots_by_place(self, layer: int) -> list[int]:
+    def _slots_by_place(self, slots: NDArray[np.integer], experts: ExpertWeights) -> list[int]:
         """The slot of each expert in this rank's weights, in the order of the weights."""
-        held = self._slots[layer][self.rank].tolist()
-        return [held.index(expert) for expert in self._experts[layer].ids]
+        if slots.shape != (self.sizes.ranks, self.sizes.slots):
+            raise ValueError(f"a placement {slots.shape} does not fit the buffers")
+        held = slots[self.rank].tolist()
+        # A slot that nobody computes would be answered with what lay there before.
+        if sorted(expert for expert in held if expert >= 0) != sorted(experts.ids):
+            raise ValueError(f"rank {self.rank} holds {experts.ids}, the placement says {held}")
+        return [held.index(expert) for expert in experts.ids]
 
     def _route(self, layer: int) -> Routes:
         if layer not in self._routes:
@@ -274,3 +286,9 @@ class SharedExchange:
         if len(lacks) != len(self._incomplete):
             raise ServingError("tokens of a step changed between its layers")
         self._incomplete = self._incomplete | lacks
+
+
+def _check_members(members: Sequence[Member], sizes: BufferSizes) -> None:
+    """Raise ServingError unless there is memory of these sizes for each rank, in order."""
+    if [(m.rank, m.size) for m in members] != [(rank, sizes.total) for rank in range(sizes.ranks)]:
+        raise ServingError("the ranks of the exchange do not agree on how many or how large it is")
