@@ -197,3 +197,18 @@ def test_weights_that_are_not_those_of_the_placement_are_refused() -> None:
 
     for given, answer in run_ranks(sizes_of(2, 4), table, work):
         torch.testing.assert_close(answer, expected(*given))
+
+
+def test_tokens_that_do_not_fit_the_buffers_are_refused() -> None:
+    def work(exchange: SharedExchange) -> Any:
+        x, experts, weights = tokens_of(exchange.rank, 4)
+        with pytest.raises(ValueError, match="does not fit"):
+            exchange(LAYER, torch.cat([x, x], dim=1), experts, weights)
+        twice = torch.cat([experts, experts], dim=1)
+        with pytest.raises(ValueError, match="does not fit"):
+            exchange(LAYER, x, twice, torch.cat([weights, weights], dim=1))
+        return (x, experts, weights), exchange(LAYER, x, experts, weights)
+
+    # One rank alone, so that nobody waits for what was refused.
+    ((given, answer),) = run_ranks(sizes_of(1, 8), placement(1, 8), work)
+    torch.testing.assert_close(answer, expected(*given))

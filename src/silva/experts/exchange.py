@@ -180,6 +180,9 @@ class SharedExchange:
         counts = places[order].bincount(minlength=self.sizes.ranks * width).numpy()
         by_rank = counts.reshape(-1, width)
         sums = by_rank.sum(axis=1)
+        # Beyond its own part of a buffer a rank would write into another's.
+        if sums.max() > self.sizes.max_tokens or x.shape[1] != self.sizes.hidden_size:
+            raise ValueError(f"x {tuple(x.shape)} to {top_k} experts each does not fit the buffers")
         ends = sums.cumsum()
         rows, encoded = order // top_k, wire.encode(x, self.sizes)
         for rank in (*self._others(), self.rank):
