@@ -16,7 +16,8 @@ from silva.errors import SilvaError
 Role = Literal["prefill", "decode", "cache", "both"]
 """both: the one engine of a colocated server."""
 
-PeerState = Literal["starting", "ready", "draining", "stopped", "dead"]
+PeerState = Literal["starting", "ready", "draining", "dead"]
+"""dead: not heard of for too long; one whose process has ended is not listed."""
 
 STATUS_VERSION = 1
 """Of the JSON that `Status` becomes; raised when a field changes its meaning or goes."""
@@ -115,14 +116,14 @@ class CacheStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """The server at one moment, as `silva status`, the page and the metrics show it."""
+    """The server at one moment, as `silva status` and the metrics show it."""
 
     peers: tuple[PeerStatus, ...] = ()
     pools: Mapping[str, PoolStatus] = field(default_factory=dict)
     """By role."""
     cache: CacheStatus = CacheStatus()
     counters: Mapping[str, int] = field(default_factory=dict)
-    """Totals since the start, such as "retries" or "transfer_bytes": [a-z0-9_]+, never falling."""
+    """Totals since the start, such as "retries" or "corrupt": [a-z0-9_]+, never falling."""
     version: int = STATUS_VERSION
 
 

@@ -142,8 +142,6 @@ class Engine:
         numerics = str(model.dtype).removeprefix("torch.")
         self.identity = CacheIdentity(model.digest, numerics, shape.block_tokens)
         self.runner = Runner(model, memory, clock, threads=threads, backend=backend)
-        self.steps = 0
-        """Steps computed so far."""
         self._vocab_size = model.config.vocab_size
         self._clock = clock
         self._tracked: dict[str, Tracked] = {}
@@ -227,7 +225,6 @@ class Engine:
             # Blocks that were given back may let another request start.
             return bool(plan.left)
         self._failed_steps = 0
-        self.steps += 1
         self.step_time.observe(*self.state.load(), executed.result.seconds)
         lose(self.state, executed.failed)
         stored = self._learn(executed)

@@ -113,8 +113,6 @@ class Load(msgspec.Struct, frozen=True):
     blocks_total: int = 0
     most_running: int = 0
     """Requests that decode together at most, by the target of time per token; 0: no limit."""
-    step_s: float = 0.0
-    """Median seconds of the last steps."""
 
 
 class Status(Message, frozen=True):
