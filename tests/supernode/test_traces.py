@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +27,20 @@ def test_a_trace_of_azure(tmp_path: Path) -> None:
     assert traffic.shared == ()
 
 
+def test_times_are_not_those_of_the_clock_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")  # where 2:00 to 3:00 came twice on that day
+    time.tzset()
+    path = tmp_path / "trace.csv"
+    path.write_text(HEADER + "2023-10-29 01:30:00,1,1\n2023-10-29 03:30:00,1,1\n")
+    try:
+        assert read_traffic(path).arrival_s.tolist() == [0.0, 7200.0]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_a_trace_of_mooncake(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     rows = [
@@ -48,11 +63,13 @@ def test_a_trace_of_mooncake(tmp_path: Path) -> None:
         ("a.csv", HEADER + "2023-11-16 18:17:03,-5,2\n", "line 2: a prompt of -5 tokens"),
         ("a.csv", HEADER + "2023-11-16 18:17:03,5\n", "line 2: 2 of 3 columns"),
         ("a.csv", HEADER, "has no requests"),
+        ("a.csv", HEADER + '"' + "a" * 200_000 + '",1,2\n', "not CSV: field larger"),
         ("a.jsonl", "\n{]\n", "line 2: not JSON"),
         ("a.jsonl", "[]\n", "line 1: not an object"),
         ("a.jsonl", '{"timestamp": "x"}\n', "line 1: timestamp is not"),
         ("a.jsonl", '{"timestamp": 1, "hash_ids": [-1]}\n', "line 1: hash_ids"),
         ("a.jsonl", '{"timestamp": 1, "input_length": 3}\n', "line 1: None is not a length"),
+        ("a.jsonl", '{"timestamp": 1, "input_length": Infinity}\n', "line 1: inf is not a length"),
         ("a.txt", "", ".txt is no format"),
     ],
 )

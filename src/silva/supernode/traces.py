@@ -10,7 +10,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ MAX_REQUESTS = 20_000_000
 MAX_LINE = 1 << 20
 MAX_TOKENS = 10_000_000
 MOONCAKE_BLOCK = 512
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Parsed = tuple[float, int, int, tuple[int, ...]]
 """Seconds, tokens of prompt and answer, and what names the prompt's blocks."""
@@ -85,6 +86,8 @@ def read_traffic(path: Path) -> Traffic:
         rows = list(readers[path.suffix](path))
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=path) from error
+    except csv.Error as error:
+        raise DataError(f"not CSV: {error}", where=path, remedy="correct the file") from error
     except UnicodeDecodeError as error:
         raise DataError("not UTF-8 text", where=path, remedy="store it as UTF-8") from error
     if not rows:
@@ -119,10 +122,13 @@ def _azure(path: Path) -> Iterator[Parsed]:
             if len(row) < 3:
                 raise _broken(path, number, f"{len(row)} of 3 columns")
             try:
-                when = datetime.fromisoformat(row[0]).timestamp()
+                when = datetime.fromisoformat(row[0])
             except ValueError as error:
                 raise _broken(path, number, f"{row[0]!r:.40} is not a time") from error
-            yield (when, *_lengths(row[1], row[2], path, number), ())
+            if when.tzinfo is None:  # not the clock of this machine, which may jump in summer
+                when = when.replace(tzinfo=UTC)
+            since = (when - _EPOCH).total_seconds()
+            yield (since, *_lengths(row[1], row[2], path, number), ())
 
 
 def _mooncake(path: Path) -> Iterator[Parsed]:
@@ -156,7 +162,7 @@ def _lengths(prompt: Any, output: Any, path: Path, number: int) -> tuple[int, in
     for name, value in (("prompt", prompt), ("answer", output)):
         try:
             tokens = int(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:  # the last: infinity
             raise _broken(path, number, f"{value!r:.40} is not a length of a {name}") from error
         if not 0 <= tokens <= MAX_TOKENS:
             raise _broken(path, number, f"a {name} of {tokens} tokens")
