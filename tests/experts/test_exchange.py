@@ -144,6 +144,24 @@ def test_ranks_that_are_out_of_step_are_an_error() -> None:
     run_ranks(sizes_of(2, 4), placement(2, 4), work)
 
 
+def test_ranks_that_place_experts_differently_are_an_error() -> None:
+    first, second = placement(3, 4, seed=0), placement(3, 4, seed=1)
+
+    def work(exchange: SharedExchange) -> Any:
+        given = tokens_of(exchange.rank, 5)
+        if exchange.rank == 1:
+            exchange.rebalance(LAYER, second, experts_of(second, 1))
+        with pytest.raises(ServingError, match="place experts differently"):
+            exchange(LAYER, *given)
+        # In step again they go on.
+        if exchange.rank != 1:
+            exchange.rebalance(LAYER, second, experts_of(second, exchange.rank))
+        return given, exchange(LAYER, *given)
+
+    for given, answer in run_ranks(sizes_of(3, 4), first, work):
+        torch.testing.assert_close(answer, expected(*given))
+
+
 def test_the_buffers_of_a_320_rank_deployment_are_those_published() -> None:
     sizes = BufferSizes(320, 96, 8, 1, 7168, 2, "int8")
     assert sizes.max_tokens == 96

@@ -16,6 +16,7 @@ two places in turn, of which the one is free when the flags of the round between
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from silva.errors import ServingError
 from silva.experts import futex, wire
-from silva.experts.layout import Layout
+from silva.experts.layout import Layout, Topic
 from silva.experts.memory import Member, OwnMemory, PeerMemory
 from silva.experts.routes import Routes
 from silva.experts.sizes import BufferSizes
@@ -52,7 +53,7 @@ class Traffic:
 class _Round:
     """One round between its stages. Copies of tokens are sent sorted by the place they go to."""
 
-    layer: int
+    topic: Topic
     answers: Tensor
     """Where in the buffer of answers that of each copy will be [tokens, top_k]; -1: it is lost."""
     counts: NDArray[np.int64]
@@ -84,8 +85,7 @@ class SharedExchange:
         wire.check(sizes)
         _check_members(members, sizes)
         self.sizes, self.rank, self.traffic = sizes, memory.member.rank, Traffic()
-        self._experts, self._slots, self._total = dict(experts), dict(slots), total
-        self._patience_s = patience_s
+        self._total, self._patience_s = total, patience_s
         self._dtype = next(iter(experts.values())).gate_up.dtype
         if self._dtype.itemsize != sizes.item_bytes:
             raise ValueError(f"values of {self._dtype} have not {sizes.item_bytes} bytes")
@@ -97,10 +97,12 @@ class SharedExchange:
         }
         self.dead: set[int] = set()
         self._routes: dict[int, Routes] = {}
-        self._by_place = {
-            layer: self._slots_by_place(self._slots[layer], of_layer)
-            for layer, of_layer in self._experts.items()
-        }
+        self._experts: dict[int, ExpertWeights] = {}
+        self._slots: dict[int, NDArray[np.integer]] = {}
+        self._topics: dict[int, Topic] = {}
+        self._by_place: dict[int, list[int]] = {}
+        for layer, of_layer in experts.items():
+            self.rebalance(layer, slots[layer], of_layer)
         self._round = 0
         self._incomplete = torch.zeros(0, dtype=torch.bool)
 
@@ -148,6 +150,7 @@ class SharedExchange:
         mine = self._experts[layer] if experts is None else experts
         self._by_place[layer] = self._slots_by_place(slots, mine)
         self._slots[layer], self._experts[layer] = slots, mine
+        self._topics[layer] = Topic(layer, zlib.crc32(slots.astype("<i8").tobytes()))
         self._routes.pop(layer, None)
 
     def _slots_by_place(self, slots: NDArray[np.integer], experts: ExpertWeights) -> list[int]:
@@ -174,6 +177,7 @@ class SharedExchange:
     def _dispatch(self, layer: int, x: Tensor, experts: Tensor, *, more: bool) -> _Round:
         """Write tokens x into the memory of the ranks that hold their experts."""
         self._round += 1
+        topic = self._topics[layer]
         width, top_k = self.sizes.slots, experts.shape[1]
         places = self._route(layer).places(experts).reshape(-1)
         order = places.argsort(stable=True)[int((places < 0).sum()) :]
@@ -190,7 +194,7 @@ class SharedExchange:
             if sums[rank]:
                 mine = rows[ends[rank] - sums[rank] : ends[rank]]
                 wire.write(encoded, mine, there.tokens[self.rank])
-            there.announce(self.rank, self._round, by_rank[rank], layer, more)
+            there.announce(self.rank, self._round, by_rank[rank], topic, more)
             if rank != self.rank:
                 self.traffic.tokens += int(sums[rank])
                 self.traffic.dispatch_bytes += int(sums[rank]) * self.sizes.dispatch_message
@@ -198,7 +202,7 @@ class SharedExchange:
         place = np.repeat(np.arange(len(sums)) * self.sizes.max_tokens - (ends - sums), sums)
         answers = torch.full_like(places, -1)
         answers[order] = torch.from_numpy(place + np.arange(len(place)))
-        return _Round(layer, answers.view(len(x), top_k), by_rank)
+        return _Round(topic, answers.view(len(x), top_k), by_rank)
 
     def _serve(self, sent: _Round) -> bool:
         """Run this rank's experts on what came, and answer; whether another rank has more tokens."""
@@ -207,15 +211,17 @@ class SharedExchange:
         for rank in (self.rank, *self._others()):
             if not self._arrived(rank, self._mine.flag(rank, self._round), self._round):
                 continue
-            layer, more, counts = self._mine.announced(rank, self._round)
-            if layer != sent.layer:
-                raise ServingError(f"rank {rank} is at layer {layer}, rank {self.rank} is not")
+            topic, more, counts = self._mine.announced(rank, self._round)
+            if topic.layer != sent.topic.layer:
+                raise ServingError(f"rank {rank} is at layer {topic.layer}, {self.rank} is not")
+            if topic != sent.topic:
+                raise ServingError(f"ranks {rank} and {self.rank} place experts differently")
             go_on = go_on or (more and rank != self.rank)
             if sum(counts):
                 slot = self._mine.tokens[rank]
                 came[rank] = (wire.read(slot, sum(counts), self._dtype), counts)
         if came:
-            self._answer(sent.layer, came)
+            self._answer(sent.topic.layer, came)
         return go_on
 
     def _answer(self, layer: int, came: Mapping[int, tuple[Tensor, list[int]]]) -> None:

@@ -1,6 +1,6 @@
 """Where in a rank's memory everything is: flags and counts, tokens that arrive, answers.
 
-    [round odd or even][rank] flag, topic, a count for each slot       written by that rank
+    [round odd or even][rank] flag, topic, placement, counts by slot   written by that rank
     [rank] flag of its answers                                         written by that rank
     [rank][max_tokens] tokens                                          written by that rank
     [rank][max_tokens] answers                                         written by that rank
@@ -11,6 +11,8 @@ since stores become visible in order here, and the call that wakes is a barrier 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +21,14 @@ from torch import Tensor
 from silva.experts import futex, wire
 from silva.experts.memory import Memory
 from silva.experts.sizes import LINE_BYTES, BufferSizes
+
+
+class Topic(NamedTuple):
+    """What a round is about; the same on all ranks, or they are out of step."""
+
+    layer: int
+    placement: int
+    """A 32-bit checksum of which experts are where."""
 
 
 class Layout:
@@ -54,20 +64,19 @@ class Layout:
         return self._memory.address + 4 * index
 
     def announce(
-        self, rank: int, number: int, counts: NDArray[np.int64], layer: int, more: bool
+        self, rank: int, number: int, counts: NDArray[np.int64], topic: Topic, more: bool
     ) -> None:
         """As `rank`: the tokens of this round are here, so many for each slot of a layer."""
         at = self.flag(rank, number)
-        self._words[at + 2 : at + 2 + len(counts)] = counts
-        self._words[at + 1] = 2 * layer + more
+        self._words[at + 3 : at + 3 + len(counts)] = counts
+        self._words[at + 1 : at + 3] = 2 * topic.layer + more, topic.placement
         self._raise(at, number)
 
-    def announced(self, rank: int, number: int) -> tuple[int, bool, list[int]]:
-        """What `rank` announced: layer, whether it has more tokens for it, counts by slot."""
+    def announced(self, rank: int, number: int) -> tuple[Topic, bool, list[int]]:
+        """What `rank` announced: topic, whether it has more tokens for it, counts by slot."""
         at = self.flag(rank, number)
-        counts = self._words[at + 2 : at + 2 + self._sizes.slots].tolist()
-        topic = int(self._words[at + 1])
-        return topic // 2, bool(topic % 2), counts
+        layer, placement, *counts = self._words[at + 1 : at + 3 + self._sizes.slots].tolist()
+        return Topic(layer // 2, placement), bool(layer % 2), counts
 
     def answered_all(self, rank: int, number: int) -> None:
         """As `rank`: the answers to all that was sent to it in this round are here."""

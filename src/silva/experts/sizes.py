@@ -65,8 +65,8 @@ class BufferSizes:
 
     @property
     def line(self) -> int:
-        """Flag, topic, and a count for each slot, from one rank for one round."""
-        return -(-4 * (2 + self.slots) // LINE_BYTES) * LINE_BYTES
+        """Flag, topic, placement, and a count for each slot, from one rank for one round."""
+        return -(-4 * (3 + self.slots) // LINE_BYTES) * LINE_BYTES
 
     @property
     def control(self) -> int:
