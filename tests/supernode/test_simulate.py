@@ -17,7 +17,7 @@ from silva.supernode.engine import Engine, _run_s, _steps_until
 from silva.supernode.fleet import make_fleet
 from silva.supernode.generate import Shape, generate
 from silva.supernode.records import Records
-from silva.supernode.simulate import Simulation, simulate
+from silva.supernode.simulate import MAX_SAMPLES, Simulation, simulate
 from silva.supernode.traces import Traffic
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -111,6 +111,29 @@ def test_losing_the_only_instance_delays_until_it_is_back() -> None:
     check(lost)
     assert lost.seconds > calm.seconds + 5
     assert lost.attempts.max() == 2
+
+
+@pytest.mark.parametrize(
+    "spans", [[(2.0, 10.0), (3.0, 9.0)], [(2.0, 10.0), (3.0, 1.0)], [(2.0, 1.0), (2.5, 9.5)]]
+)
+def test_failures_that_overlap_are_one_long_one(spans: list[tuple[float, float]]) -> None:
+    traffic = generate(Shape(rate=5.0, seconds=4.0, output=200.0))
+    one = replace(BOTH, decode=1)
+    together = simulate(one, traffic, tuple(Failure("decode", 0, *s) for s in spans), SYSTEM)
+    check(together)
+    assert fields(together) == fields(
+        simulate(one, traffic, (Failure("decode", 0, 2, 10),), SYSTEM)
+    )
+
+
+def test_a_long_silence_has_a_bounded_number_of_samples() -> None:
+    few = np.array([3, 3])
+    traffic = Traffic(np.array([0.0, 1e12]), few, few)
+    samples = simulate(SPLIT, traffic, system=SYSTEM).samples
+    assert MAX_SAMPLES // 2 <= len(samples) < MAX_SAMPLES
+    times = [sample.time_s for sample in samples]
+    assert times == sorted(times)
+    assert times[-1] > 0.9e12
 
 
 def test_more_instances_wait_less() -> None:

@@ -35,4 +35,6 @@ class Cluster:
     cache_plane: str = setting("ub", help="plane to it", choices=("ub", "vpc"))
     mtp: bool = setting(True, help="whether drafts are verified")
     acceptance: float = setting(0.7, help="share of drafts that hold", low=0, high=1)
-    sample_s: float = setting(1.0, help="seconds between samples of queues", low=1e-3, high=1e6)
+    sample_s: float = setting(
+        1.0, help="seconds between the first samples of queues", low=1e-3, high=1e6
+    )

@@ -42,6 +42,8 @@ class Engine:
         self.steps = 0
         self.generation = 0
         """Counts how often everything was lost."""
+        self.back_s = 0.0
+        """When it is back from the failures that are known of."""
         self.reset()
 
     def reset(self) -> None:
@@ -121,7 +123,7 @@ class Engine:
         first = self.times.seconds(*load)
         grown = load.context_tokens + (count - 1) * load.decoding
         last = self.times.seconds(load.decoding, grown, 0)
-        slope = (last - first) / (count - 1) if count > 1 else 0.0
+        slope = (last - first) / (count - 1)
         self._run = (now_s, count, first, slope)
         self._finish_at(now_s, _run_s(count, first, slope))
 

@@ -29,6 +29,9 @@ from silva.supernode.records import Records, Sample
 from silva.supernode.system import System, load_system
 from silva.supernode.traces import Traffic
 
+MAX_SAMPLES = 1 << 16
+"""Of two samples beside each other, the one with the longer queue stays when there are so many."""
+
 
 def simulate(
     cluster: Cluster,
@@ -82,6 +85,7 @@ class Simulation:
         self._params: dict[int, SamplingParams] = {}
         self._events: list[tuple[float, int, Any, Any]] = []
         self._number = 0
+        self._sample_at_s, self._sample_every_s = 0.0, cluster.sample_s
         for engine in fleet.engines:
             engine.wake = self._wake
         for failure in failures:
@@ -95,11 +99,10 @@ class Simulation:
         """Handles events in order of time until every request has its answer."""
         arrivals = self.traffic.arrival_s.tolist()
         count, following = len(arrivals), 0
-        if count:
-            self._at(0.0, self._sample, None)
         events = self._events
         while self.left:
             next_s = arrivals[following] if following < count else math.inf
+            self._sample(min(next_s, events[0][0]) if events else next_s)
             if events and events[0][0] < next_s:
                 self.now_s, _, handle, subject = heapq.heappop(events)
                 handle(subject)
@@ -253,10 +256,13 @@ class Simulation:
     def _fail(self, subject: tuple[Engine, float]) -> None:
         """All that an instance knows is lost; its requests begin again with what they were given."""
         engine, for_s = subject
+        engine.back_s = max(engine.back_s, self.now_s + for_s)
+        self._at(self.now_s + for_s, self._return, engine)
+        if not engine.up:
+            return  # nothing is left to lose, but it may take longer
         engine.interrupt(self.now_s)
         entries, lengths = list(engine.state.entries.values()), engine.lengths()
         engine.lose(self.now_s)
-        self._at(self.now_s + for_s, self._return, engine)
         for entry, length in zip(entries, lengths, strict=True):
             if entry.stage is Stage.RESERVED:
                 continue  # its source still holds the KV
@@ -267,22 +273,29 @@ class Simulation:
             self._submit(again)
 
     def _return(self, engine: Engine) -> None:
+        if engine.up or self.now_s < engine.back_s:
+            return  # another failure keeps it away for longer, or it is back already
         engine.reset()
         for _ in range(len(self.waiting)):
             self._submit(self.waiting.popleft())
         self._place_homeless()
 
-    def _sample(self, subject: None) -> None:
+    def _sample(self, until_s: float) -> None:
+        """Samples up to the next event; where they become too many, half as many from there on."""
+        if not self._sample_at_s <= until_s < math.inf:
+            return
         counts = [engine.state.counts() for engine in self.fleet.engines]
-        self.records.samples.append(
-            Sample(
-                self.now_s,
-                sum(each.waiting for each in counts) + len(self.waiting),
-                sum(each.running for each in counts),
-                sum(each.coming + each.held for each in counts),
-            )
-        )
-        self._at(self.now_s + self.cluster.sample_s, self._sample, None)
+        waiting = sum(each.waiting for each in counts) + len(self.waiting)
+        running = sum(each.running for each in counts)
+        coming = sum(each.coming + each.held for each in counts)
+        samples = self.records.samples
+        while self._sample_at_s <= until_s:
+            samples.append(Sample(self._sample_at_s, waiting, running, coming))
+            self._sample_at_s += self._sample_every_s
+            if len(samples) >= MAX_SAMPLES:
+                pairs = zip(samples[::2], samples[1::2], strict=True)
+                samples[:] = [max(pair, key=lambda each: each.waiting) for pair in pairs]
+                self._sample_every_s *= 2
 
     def _close(self) -> None:
         seconds = max(self.now_s, 1e-12)
