@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silva.errors import DataError
+from silva.errors import ConfigError, DataError
 from silva.supernode.generate import Shape, generate
 from silva.supernode.traces import read_traffic
 
@@ -102,6 +102,11 @@ def test_made_up_traffic_is_what_was_asked_for(kind: str) -> None:
     assert (again.arrival_s == traffic.arrival_s).all()
     assert again.shared == traffic.shared
     assert len(other) != len(traffic) or (other.prompt != traffic.prompt).any()
+
+
+def test_more_made_up_requests_than_a_trace_may_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="are more than 20,000,000 in all"):
+        generate(Shape(rate=1e6, seconds=1e7))
 
 
 def test_bursts_vary_more_than_chance() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silva.config import setting
-from silva.supernode.traces import Traffic
+from silva.errors import ConfigError
+from silva.supernode.traces import MAX_REQUESTS, Traffic
 
 _LARGEST = 1_000_000
 
@@ -41,7 +42,14 @@ class Shape:
 
 
 def generate(shape: Shape, seed: int = 0) -> Traffic:
-    """The traffic of a shape; the same for the same seed."""
+    """The traffic of a shape; the same for the same seed.
+
+    Raises ConfigError for more requests than a trace may have.
+    """
+    if shape.rate * shape.seconds > MAX_REQUESTS:
+        what = f"{shape.rate:g} requests a second in {shape.seconds:g} s are more than "
+        what += f"{MAX_REQUESTS:,} in all"
+        raise ConfigError(what, where="traffic", remedy="lower the rate or the seconds")
     rng = np.random.default_rng(seed)
     if shape.kind == "sessions":
         return _sessions(shape, rng)
