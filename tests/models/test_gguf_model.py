@@ -145,6 +145,11 @@ def test_divisors_that_follow_no_rule_are_refused(tmp_path: Path) -> None:
         ("llama.rope.dimension_count", 8, "rotates 8"),
         ("llama.rope.scaling.type", "yarn", "rope_parameters"),
         ("llama.rope.freq_base", float("nan"), "rope_theta"),
+        ("llama.attention.key_length", np.array([16, 16]), "head_dim"),
+        ("llama.attention.sliding_window", np.array([64, 0]), "sliding_window is a list"),
+        ("llama.expert_count", np.array([]), "expert_count is a list"),
+        ("llama.rope.dimension_count", np.array([16, 16]), "dimension_count is a list"),
+        ("llama.rope.scaling.type", np.array([1, 2]), "scaling.type is a list"),
         ("tokenizer.ggml.eos_token_id", [2], ""),
     ],
 )

@@ -127,6 +127,7 @@ def test_names_and_template() -> None:
     [
         ("gpt2", {"model": "bert"}, "model"),
         ("gpt2", {"model": 3}, "model"),
+        ("gpt2", {"model": np.zeros(2)}, "model"),
         ("gpt2", {"tokens": ...}, "tokens"),
         ("gpt2", {"tokens": [1, 2]}, "tokens"),
         ("gpt2", {"pre": "new-cut"}, "pre"),
@@ -135,6 +136,7 @@ def test_names_and_template() -> None:
         ("gpt2", {"merges": ["a b c"]}, "merges"),
         ("gpt2", {"merges": [5]}, "merges"),
         ("gpt2", {"token_type": np.zeros(3)}, "token_type"),
+        ("gpt2", {"token_type": np.full(BYTE_LEVEL.get_vocab_size(), np.inf)}, "token_type"),
         ("llama", {"scores": ...}, "scores"),
         ("llama", {"scores": np.zeros(3)}, "scores"),
     ],

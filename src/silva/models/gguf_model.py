@@ -108,15 +108,15 @@ def _settings(file: GGUFFile) -> dict[str, Any]:
             remedy=f"silva reads GGUF files of {', '.join(ARCHITECTURES)}",
         )
     found = {ours: meta.get(f"{architecture}.{theirs}") for ours, theirs in _SIZES.items()}
-    if meta.get(f"{architecture}.expert_count"):
+    if _single(meta, f"{architecture}.expert_count", where):
         raise ModelError("a mixture of experts", where=where, remedy="silva reads dense models")
     heads, hidden = found["num_attention_heads"], found["hidden_size"]
     if found["head_dim"] is None and type(heads) is int and type(hidden) is int and heads > 0:
         found["head_dim"] = hidden // heads
-    rotated = meta.get(f"{architecture}.rope.dimension_count", found["head_dim"])
-    if rotated != found["head_dim"]:
+    rotated, size = _single(meta, f"{architecture}.rope.dimension_count", where), found["head_dim"]
+    if rotated is not None and (type(size) is not int or rotated != size):
         raise ModelError(f"rotates {short(rotated)} of a head's numbers", where=where)
-    if meta.get(f"{architecture}.attention.sliding_window"):
+    if _single(meta, f"{architecture}.attention.sliding_window", where):
         raise ModelError("has a sliding window", where=where, remedy="use its safetensors")
     embedding = file.tensors.get("token_embd.weight")
     return {
@@ -128,7 +128,7 @@ def _settings(file: GGUFFile) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "attention_bias": architecture != "qwen2" and "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_gate.bias" in file.tensors,
-        "rope_parameters": _rope(meta, architecture),
+        "rope_parameters": _rope(meta, architecture, where),
         "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": end_tokens(meta),
     }
@@ -140,10 +140,18 @@ def end_tokens(meta: dict[str, Any]) -> list[Any]:
     return list(dict.fromkeys(token for token in listed if type(token) is int))
 
 
-def _rope(meta: dict[str, Any], architecture: str) -> dict[str, Any]:
+def _single(meta: dict[str, Any], key: str, where: Path) -> Any:
+    """A setting that is one value, None where there is none. Raises ModelError for a list."""
+    value = meta.get(key)
+    if isinstance(value, list | np.ndarray):
+        raise ModelError(f"{key} is a list", where=where)
+    return value
+
+
+def _rope(meta: dict[str, Any], architecture: str, where: Path) -> dict[str, Any]:
     rope = {"rope_theta": meta.get(f"{architecture}.rope.freq_base", 10_000.0)}
-    kind = meta.get(f"{architecture}.rope.scaling.type", "none")
-    if kind == "none":
+    kind = _single(meta, f"{architecture}.rope.scaling.type", where)
+    if kind in (None, "none"):
         return {**rope, "rope_type": "default"}
     factor = meta.get(f"{architecture}.rope.scaling.factor")
     return {**rope, "rope_type": kind, "factor": factor}

@@ -67,12 +67,10 @@ def tokenizer_files(meta: dict[str, Any], where: object) -> dict[str, str]:
         raise _refused("tokens", "is no list of texts", where)
     if not all(isinstance(token, str) for token in tokens):
         raise _refused("tokens", "is no list of texts", where)
-    if kind == "gpt2":
-        raw = _byte_level(meta, tokens, where)
-    elif kind == "llama":
-        raw = _sentencepiece(meta, tokens, where)
-    else:
+    if not isinstance(kind, str) or kind not in ("gpt2", "llama"):
         raise _refused("model", f"{short(kind)} is neither gpt2 nor llama", where)
+    read = _byte_level if kind == "gpt2" else _sentencepiece
+    raw = read(meta, tokens, where)
     raw["added_tokens"] = _added(tokens, _types(meta, tokens, where))
     bos = _token(meta, "bos", tokens)
     adds = meta.get("tokenizer.ggml.add_bos_token", kind == "llama" or _is_llama3(meta))
@@ -181,7 +179,8 @@ def _types(meta: dict[str, Any], tokens: list[str], where: object) -> list[int]:
     types = meta.get("tokenizer.ggml.token_type")
     if types is None:
         return [1] * len(tokens)
-    if not isinstance(types, np.ndarray) or len(types) != len(tokens):
+    integers = isinstance(types, np.ndarray) and types.dtype.kind in "iu"
+    if not integers or len(types) != len(tokens):
         raise _refused("token_type", "is no list of a type for each token", where)
     return [int(t) for t in types.tolist()]
 
