@@ -122,6 +122,30 @@ def test_a_rank_that_leaves_is_not_waited_for_and_replicas_answer() -> None:
         assert not lacks_after.any()
 
 
+def test_what_a_rank_wrote_before_it_died_counts() -> None:
+    table = np.stack([np.arange(EXPERTS), np.full(EXPERTS, -1)])
+    sizes = sizes_of(2, EXPERTS)
+    memories = [OwnMemory(rank, sizes.total) for rank in range(2)]
+    exchange = SharedExchange(
+        sizes,
+        memories[0],
+        [memory.member for memory in memories],
+        {LAYER: experts_of(table, 0)},
+        {LAYER: table},
+        total=EXPERTS,
+    )
+
+    def last_words() -> bool:
+        topic = exchange._topics[LAYER]
+        exchange._mine.announce(1, 1, np.zeros(EXPERTS, np.int64), topic, False)
+        return False
+
+    exchange._peers[1][0].alive = last_words
+    given = tokens_of(0, 4)
+    torch.testing.assert_close(exchange(LAYER, *given), expected(*given))
+    assert exchange.dead == set()
+
+
 def test_tokens_of_an_expert_that_is_nowhere_are_named() -> None:
     table = np.array([[0, 1, 2, 3], [4, 5, 6, -1]])
 

@@ -274,19 +274,19 @@ class SharedExchange:
 
     def _arrived(self, rank: int, word: int, value: int) -> bool:
         """Sleep until a word of this rank's memory holds `value`; False when `rank` is dead."""
-        deadline_s = 0.0
+        deadline_s, gone = 0.0, False
         while rank not in self.dead:
             found = self._mine.word(word)
             if found == value % 2**32:
                 return True
+            # Only now that the word was looked at again: what a rank wrote before it died counts.
+            if gone:
+                self.exclude({rank})
+                break
             deadline_s = deadline_s or time.monotonic() + self._patience_s
             futex.wait(self._mine.address_of(word), found, LOOK_S)
-            late = time.monotonic() > deadline_s
-            # What a rank wrote before it died still counts.
-            if self._mine.word(word) != value % 2**32 and (
-                late or not self._peers[rank][0].alive()
-            ):
-                self.exclude({rank})
+            if self._mine.word(word) != value % 2**32:
+                gone = time.monotonic() > deadline_s or not self._peers[rank][0].alive()
         return False
 
     def _note(self, lacks: Tensor) -> None:
