@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import sys
 import threading
 from pathlib import Path
@@ -30,7 +31,7 @@ from silva.experts.exchange import SharedExchange
 from silva.experts.memory import OwnMemory
 from silva.experts.sizes import BufferSizes
 
-pytestmark = pytest.mark.skipif(not futex.supported(), reason="needs Linux's futex")
+pytestmark = pytest.mark.skipif(not futex.supported(), reason="needs Linux on x86-64")
 
 
 @pytest.mark.parametrize(("ranks", "slots"), [(1, 8), (2, 4), (2, 6), (4, 3), (8, 1)])
@@ -197,6 +198,12 @@ def test_the_buffers_of_a_320_rank_deployment_are_those_published() -> None:
 def test_scales_that_would_not_be_aligned_are_refused() -> None:
     with pytest.raises(ConfigError, match="wire exact"):
         run_ranks(sizes_of(1, 8, hidden_size=26, wire="int8"), placement(1, 8), lambda _: None)
+
+
+def test_a_machine_that_may_reorder_stores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(ServingError, match="x86-64"):
+        run_ranks(sizes_of(1, 8), placement(1, 8), lambda _: None)
 
 
 def test_ranks_whose_buffers_differ_are_an_error() -> None:

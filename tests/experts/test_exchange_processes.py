@@ -13,7 +13,7 @@ from silva.experts import futex
 PROGRAM = Path(__file__).with_name("exchange_process.py")
 
 
-@pytest.mark.skipif(not futex.supported(), reason="needs Linux's futex")
+@pytest.mark.skipif(not futex.supported(), reason="needs Linux on x86-64")
 def test_both_exchanges_agree_and_a_killed_rank_is_left_out(tmp_path: Path) -> None:
     ranks = 3
     running = [

@@ -82,6 +82,8 @@ class SharedExchange:
         ranks by layer; `total` experts in a layer. Raises ServingError when a rank is gone or has
         other buffers, ValueError where `experts` are not those of the slots or of the buffers.
         """
+        if not futex.supported():
+            raise ServingError("experts are exchanged in shared memory on Linux on x86-64 alone")
         wire.check(sizes)
         _check_members(members, sizes)
         self.sizes, self.rank, self.traffic = sizes, memory.member.rank, Traffic()

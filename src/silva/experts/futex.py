@@ -1,4 +1,7 @@
-"""Waiting for a word of shared memory to change, asleep; waking who waits for it. Linux only.
+"""Waiting for a word of shared memory to change, asleep; waking who waits for it.
+
+Linux on x86-64 only, whose processors let all see one core's stores in the order in which they were
+made: who sees a word sees what was written before it. Others need barriers that Python lacks.
 
 The system's own call (man 2 futex): a waiter sleeps in the kernel until somebody writes the word
 and wakes it, so a rank that waits leaves its core to the others.
@@ -10,7 +13,8 @@ import ctypes
 import errno
 import platform
 
-_NUMBERS = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
+_NUMBER = 202
+"""Of the call, on x86-64."""
 _WAIT, _WAKE = 0, 1
 _EVERYBODY = 2**31 - 1
 
@@ -22,8 +26,8 @@ class _Timespec(ctypes.Structure):
 
 
 def supported() -> bool:
-    """Whether this machine has the call."""
-    return platform.system() == "Linux" and platform.machine() in _NUMBERS
+    """Whether this machine has the call, and keeps stores in order."""
+    return platform.system() == "Linux" and platform.machine() == "x86_64"
 
 
 def wait(address: int, value: int, timeout_s: float) -> None:
@@ -42,7 +46,7 @@ def wake(address: int) -> None:
 
 def _call(address: int, operation: int, value: int, limit: object) -> None:
     result = _libc.syscall(
-        _NUMBERS[platform.machine()],
+        _NUMBER,
         ctypes.c_void_p(address),
         operation,
         ctypes.c_uint32(value),

@@ -5,8 +5,8 @@
     [rank][max_tokens] tokens                                          written by that rank
     [rank][max_tokens] answers                                         written by that rank
 
-A flag is the number of its round and is written last: who sees it sees all that it stands for,
-since stores become visible in order here, and the call that wakes is a barrier elsewhere.
+A flag is the number of its round and is written last: who sees it sees all that it stands for
+(silva.experts.futex says where that holds).
 """
 
 from __future__ import annotations
