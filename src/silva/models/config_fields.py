@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from silva.models.fields import is_number, refused, short
+from silva.errors import ModelError
+from silva.models.fields import is_number, read_json, refused, short
 
+CONFIG, GENERATION = "config.json", "generation_config.json"
 MOST_EOS = 64
+
+
+def read_files(folder: Path) -> tuple[dict[str, Any], Fields]:
+    """`config.json` of a Hugging Face directory, and `generation_config.json`, empty without one.
+
+    Raises ModelError.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ModelError(
+            "no config.json here",
+            where=folder,
+            remedy="give a Hugging Face directory (config.json and safetensors)",
+        )
+    generation = folder / GENERATION
+    return read_json(path), Fields(
+        read_json(generation) if generation.is_file() else {}, generation
+    )
 
 
 class Fields:
@@ -74,6 +95,12 @@ class Fields:
         if not isinstance(value, dict):
             raise refused(name, f"{short(value)} is no table", self.where)
         return Fields(value, self.where)
+
+    def token(self, name: str, vocab_size: int) -> int | None:
+        """One token or none; see `tokens` for those beyond the vocabulary."""
+        if isinstance(self._raw.get(name), list):
+            raise refused(name, f"{short(self._raw[name])} is no token", self.where)
+        return next(iter(self.tokens(name, vocab_size)), None)
 
     def tokens(self, name: str, vocab_size: int) -> tuple[int, ...]:
         """One token, several, or none. What lies beyond the vocabulary can never come up and is

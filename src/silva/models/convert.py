@@ -18,11 +18,12 @@ from torch import Tensor
 
 from silva.errors import ModelError
 from silva.models import digests, llama_tensors
+from silva.models.config_fields import CONFIG, GENERATION
 from silva.models.fields import first_line, read_json
 from silva.models.gguf_model import describe
 from silva.models.gguf_tokenizer import tokenizer_files
 from silva.models.language_loader import Source
-from silva.models.llama_config import CONFIG, GENERATION, LlamaConfig, read_config
+from silva.models.llama_config import LlamaConfig, read_config
 from silva.models.mapped import write_mapped
 from silva.models.tokenizer import LARGEST_TOKENIZER_BYTES, TOKENIZER, TOKENIZER_CONFIG, Tokenizer
 from silva.models.weight_files import WEIGHTS

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from silva.errors import ModelError
-from silva.models.config_fields import Fields
-from silva.models.fields import read_json, refused, short
+from silva.models.config_fields import CONFIG, Fields, read_files
+from silva.models.fields import refused, short
 from silva.models.gate import GateRule
 from silva.models.yarn import YarnRope
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
 FAMILIES = ("deepseek_v3", "deepseek_v2")
 """Values of `model_type`. Moonlight and R1 say deepseek_v3, V2-Lite says deepseek_v2."""
 
@@ -93,21 +92,11 @@ def read_config(folder: Path) -> DeepseekConfig:
 
     Where there is a `generation_config.json`, its end tokens count.
     """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise ModelError(
-            "no config.json here",
-            where=folder,
-            remedy="give a Hugging Face directory (config.json and safetensors)",
-        )
-    config = deepseek_config(read_json(path), path)
-    generation = folder / GENERATION
-    if not generation.is_file():
+    raw, generation = read_files(folder)
+    config = deepseek_config(raw, folder / CONFIG)
+    if "eos_token_id" not in generation:
         return config
-    raw = Fields(read_json(generation), generation)
-    if "eos_token_id" not in raw:
-        return config
-    return replace(config, eos_ids=raw.tokens("eos_token_id", config.vocab_size))
+    return replace(config, eos_ids=generation.tokens("eos_token_id", config.vocab_size))
 
 
 def deepseek_config(raw: dict[str, Any], where: object) -> DeepseekConfig:
@@ -160,7 +149,7 @@ def deepseek_config(raw: dict[str, Any], where: object) -> DeepseekConfig:
         drafts=f.size("num_nextn_predict_layers", 1, default=0, lowest=0),
         block=_block(f),
         eos_ids=f.tokens("eos_token_id", vocab_size),
-        bos_id=next(iter(f.tokens("bos_token_id", vocab_size)), None),
+        bos_id=f.token("bos_token_id", vocab_size),
     )
 
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from silva.errors import ModelError
-from silva.models.fields import is_number, read_json, refused, short
-
-CONFIG, GENERATION = "config.json", "generation_config.json"
-MOST_EOS = 64
+from silva.models.config_fields import CONFIG, Fields, read_files
+from silva.models.fields import refused, short
 
 _HIGHEST = {
     "vocab_size": 1 << 22,
@@ -99,21 +97,11 @@ def read_config(folder: Path) -> LlamaConfig:
 
     Where there is a `generation_config.json`, its end tokens count.
     """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise ModelError(
-            "no config.json here",
-            where=folder,
-            remedy="give a Hugging Face directory (config.json and model.safetensors)",
-        )
-    config = llama_config(read_json(path), path)
-    generation = folder / GENERATION
-    if not generation.is_file():
+    raw, generation = read_files(folder)
+    config = llama_config(raw, folder / CONFIG)
+    if "eos_token_id" not in generation:
         return config
-    raw = read_json(generation)
-    if raw.get("eos_token_id") is None:
-        return config
-    return replace(config, eos_ids=_eos(raw["eos_token_id"], config.vocab_size, generation))
+    return replace(config, eos_ids=generation.tokens("eos_token_id", config.vocab_size))
 
 
 def llama_config(raw: dict[str, Any], where: object) -> LlamaConfig:
@@ -130,129 +118,88 @@ def llama_config(raw: dict[str, Any], where: object) -> LlamaConfig:
     if raw.get("hidden_act", "silu") != "silu":
         raise refused("hidden_act", f"{short(raw['hidden_act'])} is not silu", where)
     values = {**_FAMILIES[family], **{k: v for k, v in raw.items() if v is not None}}
-    hidden = _size(values, "hidden_size", where)
-    heads = _size(values, "num_attention_heads", where)
-    kv_heads = _size(values, "num_key_value_heads", where, default=heads)
+    f = Fields(values, where)
+    hidden = _size(f, "hidden_size")
+    heads = _size(f, "num_attention_heads")
+    kv_heads = _size(f, "num_key_value_heads", default=heads)
     if heads % kv_heads:
         raise refused("num_key_value_heads", f"{heads} heads do not share {kv_heads}", where)
-    head_size = _size(values, "head_dim", where, default=max(hidden // heads, 1))
+    head_size = _size(f, "head_dim", default=max(hidden // heads, 1))
     if head_size % 2:
         raise refused("head_dim", f"{head_size} is odd, and positions rotate pairs", where)
-    vocab_size = _size(values, "vocab_size", where)
-    bias = _flag(values, "attention_bias", where)
+    vocab_size = _size(f, "vocab_size")
+    bias = f.flag("attention_bias", False)
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=hidden,
-        intermediate_size=_size(values, "intermediate_size", where),
-        layers=_size(values, "num_hidden_layers", where),
+        intermediate_size=_size(f, "intermediate_size"),
+        layers=_size(f, "num_hidden_layers"),
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size,
-        context=_context(values, raw, family, where),
-        norm_eps=_real(values, "rms_norm_eps", where, default=1e-6, low=0.0, high=1.0),
-        rope=_rope(values, where),
+        context=_context(f, values, raw),
+        norm_eps=f.real("rms_norm_eps", 0.0, 1.0, default=1e-6),
+        rope=_rope(f, values),
         qkv_bias=family == "qwen2" or (family != "mistral" and bias),
         output_bias=family in ("llama", "qwen3") and bias,
-        mlp_bias=family == "llama" and _flag(values, "mlp_bias", where),
+        mlp_bias=family == "llama" and f.flag("mlp_bias", False),
         qk_norm=family == "qwen3",
-        tied=_flag(values, "tie_word_embeddings", where),
-        eos_ids=_eos(values.get("eos_token_id"), vocab_size, where),
-        bos_id=_token(values.get("bos_token_id"), vocab_size, "bos_token_id", where),
+        tied=f.flag("tie_word_embeddings", False),
+        eos_ids=f.tokens("eos_token_id", vocab_size),
+        bos_id=f.token("bos_token_id", vocab_size),
     )
 
 
-def _context(values: dict[str, Any], raw: dict[str, Any], family: str, where: object) -> int:
+def _size(f: Fields, name: str, default: int | None = None) -> int:
+    return f.size(name, _HIGHEST[name], default)
+
+
+def _context(f: Fields, values: dict[str, Any], raw: dict[str, Any]) -> int:
     """The longest sequence in which every layer's attention is full attention."""
-    context = _size(values, "max_position_embeddings", where)
+    context = _size(f, "max_position_embeddings")
     kinds = values.get("layer_types", ())
     if not isinstance(kinds, list | tuple) or any(
         kind not in ("full_attention", "sliding_attention") for kind in kinds
     ):
-        raise refused("layer_types", "other than full and sliding attention", where)
-    if family == "mistral":
+        raise refused("layer_types", "other than full and sliding attention", f.where)
+    if raw["model_type"] == "mistral":
         # null switches the window off; a field that is not there means the default
         slides = "sliding_window" not in raw or raw["sliding_window"] is not None
     else:
-        slides = _flag(values, "use_sliding_window", where) or "sliding_attention" in kinds
+        slides = f.flag("use_sliding_window", False) or "sliding_attention" in kinds
     if not slides:
         return context
-    return min(context, _size(values, "sliding_window", where, default=4096))
+    return min(context, _size(f, "sliding_window", default=4096))
 
 
-def _rope(values: dict[str, Any], where: object) -> Rope:
+def _rope(f: Fields, values: dict[str, Any]) -> Rope:
     """From transformers 5's `rope_parameters`, or 4's `rope_theta` and `rope_scaling`."""
-    name = "rope_parameters" if "rope_parameters" in values else "rope_scaling"
+    name = "rope_parameters" if "rope_parameters" in f else "rope_scaling"
     scaling = values.get(name, {})
     if not isinstance(scaling, dict):
-        raise refused(name, f"{short(scaling)} is no table", where)
-    scaling = {"rope_theta": values.get("rope_theta", 10_000.0), **scaling}
-    theta = _real(scaling, "rope_theta", where, low=1.0, high=1e12)
+        raise refused(name, f"{short(scaling)} is no table", f.where)
+    before = "original_max_position_embeddings"
+    inherited = {
+        "rope_theta": values.get("rope_theta", 10_000.0),
+        before: values["max_position_embeddings"],
+    }
+    # null in the table itself does not stand for what is outside of it
+    r = Fields({**inherited, **scaling}, f.where)
+    theta = r.real("rope_theta", 1.0, 1e12)
     for table in (values, scaling):
         if table.get("partial_rotary_factor", 1.0) != 1.0:
-            raise refused("partial_rotary_factor", "silva rotates whole heads", where)
+            raise refused("partial_rotary_factor", "silva rotates whole heads", f.where)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind in _CONTEXT_ALONE:
         return Rope(theta)
     if kind not in ("linear", "llama3"):
-        raise refused(name, f"{short(kind)} is none of default, dynamic, linear, llama3", where)
-    factor = _real(scaling, "factor", where, low=1.0, high=1e6)
+        raise refused(name, f"{short(kind)} is none of default, dynamic, linear, llama3", f.where)
+    factor = r.real("factor", 1.0, 1e6)
     if kind == "linear":
         return Rope(theta, "linear", factor)
-    low = _real(scaling, "low_freq_factor", where, low=1e-3, high=1e6)
-    high = _real(scaling, "high_freq_factor", where, low=1e-3, high=1e6)
+    low, high = (r.real(f"{which}_freq_factor", 1e-3, 1e6) for which in ("low", "high"))
     if low >= high:
-        raise refused("low_freq_factor", f"{low} is not below high_freq_factor {high}", where)
-    before = scaling.get("original_max_position_embeddings", values["max_position_embeddings"])
-    if type(before) is not int or not 1 <= before <= _HIGHEST["max_position_embeddings"]:
-        raise refused("original_max_position_embeddings", short(before), where)
-    return Rope(theta, "llama3", factor, low, high, before)
-
-
-def _size(values: dict[str, Any], name: str, where: object, default: int | None = None) -> int:
-    value = values.get(name, default)
-    if type(value) is not int or not 1 <= value <= _HIGHEST[name]:
-        raise refused(name, f"{short(value)} is not in 1 to {_HIGHEST[name]}", where)
-    return value
-
-
-def _flag(values: dict[str, Any], name: str, where: object) -> bool:
-    value = values.get(name, False)
-    if not isinstance(value, bool):
-        raise refused(name, f"{short(value)} is neither true nor false", where)
-    return value
-
-
-def _real(
-    values: dict[str, Any],
-    name: str,
-    where: object,
-    *,
-    low: float,
-    high: float,
-    default: float | None = None,
-) -> float:
-    value = values.get(name, default)
-    if not is_number(value) or not low <= value <= high:
-        raise refused(name, f"{short(value)} is not in {low:g} to {high:g}", where)
-    return float(value)
-
-
-def _eos(value: object, vocab_size: int, where: object) -> tuple[int, ...]:
-    """One end token, several, or none."""
-    if value is None:
-        return ()
-    listed = value if isinstance(value, list) else [value]
-    if len(listed) > MOST_EOS:
-        raise refused("eos_token_id", f"{len(listed)} end tokens", where)
-    found = [_token(v, vocab_size, "eos_token_id", where) for v in listed]
-    return tuple(dict.fromkeys(t for t in found if t is not None))
-
-
-def _token(value: object, vocab_size: int, name: str, where: object) -> int | None:
-    """A token's id; None for none. An id beyond the vocabulary can never come up and is dropped:
-    files of tiny models keep the ids of the large ones."""
-    if value is None:
-        return None
-    if type(value) is not int:
-        raise refused(name, f"{short(value)} is no token", where)
-    return value if 0 <= value < vocab_size else None
+        raise refused("low_freq_factor", f"{low} is not below high_freq_factor {high}", f.where)
+    return Rope(
+        theta, "llama3", factor, low, high, r.size(before, _HIGHEST["max_position_embeddings"])
+    )
