@@ -36,6 +36,19 @@ def test_several_at_once_are_pulled_each_into_its_place(stores: Stores, peer: Pe
     assert store.put_many([], SPACE, [], peer.store_side, NOW_S) == []
 
 
+@pytest.mark.parametrize("count", [0, 1, 3, 70])
+def test_sources_that_are_not_as_many_as_keys_leave_nothing_behind(
+    stores: Stores, peer: Peer, count: int
+) -> None:
+    store = stores(ram=4)
+    source = peer.has(content(1, SIZE))[1]
+    with pytest.raises(ValueError, match="2 keys"):
+        store.put_many([key(1), key(2)], SPACE, [source] * count, peer.store_side, NOW_S)
+    assert store.stats().ram_bytes == 0
+    # Nothing stayed pinned: one block can have all of it.
+    assert peer.put(store, [99], 4 * SIZE) == ["stored"]
+
+
 def test_the_same_key_twice_in_one_put_is_pulled_once(stores: Stores, peer: Peer) -> None:
     store = stores()
     source = peer.has(content(1, SIZE))[1]

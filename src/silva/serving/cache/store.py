@@ -178,8 +178,11 @@ class BlockStore:
         """Pull blocks from a peer, and say what became of each. What is here is not pulled again.
 
         When it returns the sources are no longer needed. A block in RAM whose bytes have changed
-        since is found out here, by its checksum, and replaced.
+        since is found out here, by its checksum, and replaced. ValueError when there are not as many
+        sources as keys.
         """
+        if len(keys) != len(sources):
+            raise ValueError(f"{len(sources)} sources for {len(keys)} keys")
         blocks = [block_id(space_of(namespace), key) for key in keys]
         results: list[Kept] = []
         for start in range(0, len(blocks), PULL_AT_ONCE):
