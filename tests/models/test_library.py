@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -164,6 +165,15 @@ def test_a_directory_of_another_type_is_converted(library: Library, tmp_path: Pa
     assert library.resolve(str(folder), "bfloat16") != reduced
 
 
+def test_half_a_character_in_the_configuration_is_refused(library: Library, tmp_path: Path) -> None:
+    folder = save_hf(tmp_path / "hf", "qwen3")
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "note": "\ud800"}))
+    with pytest.raises(ModelError, match=r"config\.json: cannot be written \(.*surrogates"):
+        library.resolve(str(folder), "bfloat16")
+    assert library.entries() == []
+
+
 def test_broken_models_are_refused_and_nothing_is_cached(
     library: Library, tmp_path: Path, small: Path
 ) -> None:
@@ -172,7 +182,7 @@ def test_broken_models_are_refused_and_nothing_is_cached(
     for name in ("x.gguf", "empty", "none"):
         with pytest.raises(ModelError):
             library.resolve(str(tmp_path / name))
-    for name in ("", "a\0b", "nothing", "x" * 5000):
+    for name in ("", "a\0b", "nothing", "x" * 5000, "~nobody-of-this-name/x", "~a\0b"):
         with pytest.raises(ModelError, match=r"no model .*smollm2"):
             library.resolve(name)
     with pytest.raises(ModelError, match="silva knows smollm2"):

@@ -120,7 +120,7 @@ def _generation(config: LlamaConfig) -> dict[str, Any]:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     try:
-        text = json.dumps(value, indent=2, ensure_ascii=False)
+        content = json.dumps(value, indent=2, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ModelError(f"cannot be written ({first_line(error)})", where=path) from None
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_bytes(content + b"\n")

@@ -55,7 +55,7 @@ class Library:
         if name_or_path in KNOWN:
             folder = self.pull(name_or_path, place=place)
             return folder if dtype == FLOAT32 else self._as(name_or_path, folder, dtype)
-        path = Path(name_or_path).expanduser()
+        path = _path(name_or_path)
         # os.path says no to names that the system refuses; Path raises
         if name_or_path and os.path.isdir(path):
             return self._directory(path.resolve(), dtype)
@@ -196,6 +196,14 @@ class Library:
 
 def _key(name: str, digest: str, dtype: str) -> str:
     return f"{name}-{digest[:16]}-{dtype}"
+
+
+def _path(name: str) -> Path:
+    """A path as people type it. A home of nobody is no home: the name then stands for itself."""
+    try:
+        return Path(name).expanduser()
+    except (RuntimeError, ValueError):
+        return Path(name)
 
 
 def _plain(name: str) -> str:
