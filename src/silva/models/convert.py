@@ -25,15 +25,14 @@ from silva.models.gguf_tokenizer import tokenizer_files
 from silva.models.language_loader import Source
 from silva.models.llama_config import LlamaConfig, read_config
 from silva.models.mapped import write_mapped
-from silva.models.tokenizer import LARGEST_TOKENIZER_BYTES, TOKENIZER, TOKENIZER_CONFIG, Tokenizer
+from silva.models.text import TEXT_FILES
+from silva.models.tokenizer import LARGEST_TOKENIZER_BYTES, TOKENIZER, Tokenizer
 from silva.models.weight_files import WEIGHTS
 
 Progress = Callable[[int, int], None]
 """Called with weights done and weights in all."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-_TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "chat_template.jinja")
 
 
 class _Tensors(Protocol):
@@ -68,7 +67,7 @@ def convert_directory(source: Path, folder: Path, dtype: str, progress: Progress
     named = {"dtype": dtype, "torch_dtype": dtype}  # transformers 5's name and 4's
     _write_json(folder / CONFIG, {**read_json(source / CONFIG), **named})
     _write_json(folder / GENERATION, _generation(config))
-    for name in _TEXT_FILES:
+    for name in TEXT_FILES:
         if (source / name).is_file():
             if (source / name).stat().st_size > LARGEST_TOKENIZER_BYTES:
                 raise ModelError("is too large", where=source / name)

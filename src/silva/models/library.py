@@ -15,8 +15,10 @@ from pathlib import Path
 
 from silva.errors import ModelError
 from silva.models import digests
+from silva.models.config_fields import CONFIG, GENERATION
 from silva.models.fetch import KNOWN, Known, Place, fetch, sha256, taken
 from silva.models.model_cache import Entry, ModelCache, Origin
+from silva.models.text import TEXT_FILES
 from silva.models.weight_files import WEIGHTS, weight_files
 
 Progress = Callable[[str, int, int], None]
@@ -27,11 +29,6 @@ FETCHING, CHECKING, CONVERTING = "fetching", "checking", "converting"
 WAITING, READING = "waiting for another process", "reading"
 FLOAT32 = "float32"
 READ_BYTES = 8 << 20
-
-_TEXT_FILES = (
-    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "chat_template.jinja"),
-)
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -163,7 +160,7 @@ class Library:
 
         size = converted_size(source, dtype)
         state = hashlib.sha256(Source(source, read_config(source)).digest().encode())
-        for file in _TEXT_FILES:
+        for file in (CONFIG, GENERATION, *TEXT_FILES):
             if (source / file).is_file():
                 state.update(file.encode())
                 with (source / file).open("rb") as opened:

@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from silva.errors import PromptError
-from silva.models.chat import ChatTemplate, load_chat_template
+from silva.models.chat import TEMPLATE, ChatTemplate, load_chat_template
 from silva.models.llama_config import read_config
-from silva.models.tokenizer import Decoder, Tokenizer, load_tokenizer
+from silva.models.tokenizer import (
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Decoder,
+    Tokenizer,
+    load_tokenizer,
+)
+
+TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, TEMPLATE)
+"""What `load_text` reads of a directory, beside its configuration."""
 
 
 class LanguageText:

@@ -17,6 +17,7 @@ from silva.errors import ModelError, PromptError
 from silva.models.fields import first_line, read_json, refused, short
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
 LARGEST_TOKENIZER_BYTES = 64 << 20
 LARGEST_TEXT = 8 << 20
 """Characters of one text; contexts of a million tokens fit twice."""
@@ -210,7 +211,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def special_names(folder: Path) -> dict[str, str]:
     """Named special tokens of a directory, such as bos_token -> "<s>". Raises ModelError."""
     found = {}
-    for file in ("special_tokens_map.json", TOKENIZER_CONFIG):
+    for file in (SPECIAL_TOKENS, TOKENIZER_CONFIG):
         raw = read_json(folder / file) if (folder / file).is_file() else {}
         for name in SPECIAL_NAMES:
             token = raw.get(name)
