@@ -115,6 +115,7 @@ def test_the_digest_is_that_of_the_function() -> None:
         ({"num_experts_per_tok": 129}, "its 4 groups have 128"),
         ({"num_experts_per_tok": 300}, "num_experts_per_tok"),
         ({"n_group": None}, "n_group: is missing"),
+        ({"n_routed_experts": 1 << 16}, "65536 in each of 61 layers"),
         ({"first_k_dense_replace": 62}, "first_k_dense_replace"),
         ({"moe_layer_freq": 2}, "moe_layer_freq"),
         ({"scoring_func": "softmax"}, "scoring_func"),

@@ -19,6 +19,9 @@ FAMILIES = ("deepseek_v3", "deepseek_v2")
 
 _MOST_POSITIONS = 1 << 24
 _LARGEST_REAL = 1e12
+_MOST_EXPERTS = 1 << 17
+"""Of all layers together, since each one's tensors are named before a file is compared with them;
+DeepSeek-V3 has 14,848."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,9 @@ def deepseek_config(raw: dict[str, Any], where: object) -> DeepseekConfig:
     if f.size("moe_layer_freq", 1 << 20, default=1) != 1:
         raise refused("moe_layer_freq", "silva reads models with experts in every layer", where)
     experts = f.size("n_routed_experts", 1 << 16, default=0, lowest=0)
+    if layers * experts > _MOST_EXPERTS:
+        what = f"{experts} in each of {layers} layers are more than {_MOST_EXPERTS} in all"
+        raise refused("n_routed_experts", what, where)
     context = f.size("max_position_embeddings", _MOST_POSITIONS)
     return DeepseekConfig(
         vocab_size=vocab_size,
