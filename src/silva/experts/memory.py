@@ -1,19 +1,16 @@
 """Memory of one rank that the other ranks write into: tokens and answers arrive here.
 
-It is a memfd of the rank's own, without a name in any folder, gone with the process. The others
-open it through /proc/<pid>/fd and check its random name. It cannot shrink, so nobody faults on a
-missing page. Every rank writes only into the parts that are its own: one that was taken for dead
-and comes back spoils nothing that is read.
+It is a memfd (`silva.transfer.memfd`) of the rank's own, which all may map and write into.
+Every rank writes only into the parts that are its own: one that was taken for dead and comes back
+spoils nothing that is read.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import mmap
 import os
 import secrets
-import select
 import weakref
 from dataclasses import dataclass
 
@@ -21,9 +18,8 @@ import torch
 from torch import Tensor
 
 from silva.errors import ServingError
-
-TOKEN_BYTES = 16
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+from silva.transfer import memfd
+from silva.transfer.base import TOKEN_BYTES
 
 
 @dataclass(frozen=True)
@@ -51,18 +47,16 @@ class OwnMemory(Memory):
 
     def __init__(self, rank: int, size: int) -> None:
         token = secrets.token_bytes(TOKEN_BYTES)
-        descriptor = os.memfd_create(_name(token), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        # The descriptor stays open as long as this lives: it is the way in for the others.
-        weakref.finalize(self, os.close, descriptor)
         try:
-            os.ftruncate(descriptor, size)
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-            super().__init__(mmap.mmap(descriptor, size))
-        except OSError as error:
+            descriptor, mapping = memfd.create(_name(token), size, shared_writing=True)
+        except (OSError, OverflowError, ValueError) as error:
             raise ServingError(
                 f"{size} bytes for the exchange of experts cannot be had ({error})",
                 remedy="use fewer tokens a round",
             ) from error
+        # The descriptor stays open as long as this lives: it is the way in for the others.
+        weakref.finalize(self, os.close, descriptor)
+        super().__init__(mapping)
         self.member = Member(rank, os.getpid(), descriptor, size, token)
 
 
@@ -71,32 +65,19 @@ class PeerMemory(Memory):
 
     def __init__(self, member: Member) -> None:
         try:
-            # The pidfd first: whoever owns what is opened next is this very process.
-            self._pidfd = os.pidfd_open(member.pid)
-            weakref.finalize(self, os.close, self._pidfd)
-            super().__init__(_map(member))
-        except OSError as error:
+            # The process first: whoever owns what is opened next is this very one.
+            self._process = memfd.Process(member.pid)
+            name = _name(member.token)
+            mapping = memfd.attach(
+                member.pid, member.descriptor, name, member.size, shared_writing=True
+            )
+        except (OSError, ValueError) as error:
             raise ServingError(f"rank {member.rank} cannot be reached ({error})") from error
+        super().__init__(mapping)
 
     def alive(self) -> bool:
         """Whether the rank's process has not ended."""
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return not poll.poll(0)
-
-
-def _map(member: Member) -> mmap.mmap:
-    link = f"/proc/{member.pid}/fd/{member.descriptor}"
-    # The link is read before it is opened: opening some files has effects.
-    if not os.readlink(link).startswith(f"/memfd:{_name(member.token)}"):
-        raise FileNotFoundError(f"{link} is something else")
-    descriptor = os.open(link, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        if os.fstat(descriptor).st_size != member.size:
-            raise FileNotFoundError(f"{link} has another size")
-        return mmap.mmap(descriptor, member.size)
-    finally:
-        os.close(descriptor)
+        return not self._process.ended()
 
 
 def _name(token: bytes) -> str:

@@ -1,9 +1,7 @@
 """Transfer between processes of one machine: the owner's anonymous memory, mapped by readers.
 
-A region is a memfd that belongs to its owner's process alone: no name in any folder, nothing to
-unlink, gone with the process. Readers open it through /proc/<pid>/fd, check its random name, and
-keep it mapped. It is sealed: it cannot shrink, so a reader never faults on a missing page, and
-nobody but its owner can map it writable.
+A region is a memfd (`silva.transfer.memfd`) that nobody but its owner can map writable. Readers keep
+it mapped.
 
 A page before the bytes says whether the region is open. Readers look at it and at the owner's pidfd
 before each read, and once a second for regions that they no longer read, so that the memory of a
@@ -13,11 +11,8 @@ closed region or a dead owner goes.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import mmap
 import os
 import secrets
-import select
 import threading
 import time
 import weakref
@@ -25,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from silva.errors import ConfigError
+from silva.transfer import memfd
 from silva.transfer.base import (
     READ_TIMEOUT_S,
     TOKEN_BYTES,
@@ -44,9 +40,6 @@ HEADER_BYTES = 4096
 """One page before the region's bytes: their first byte is the state."""
 OPEN, CLOSED = 1, 2
 PATROL_S = 1.0
-F_SEAL_FUTURE_WRITE = 0x10
-"""From <linux/fcntl.h>; Python names it from 3.12 on. Linux 5.1."""
-SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | F_SEAL_FUTURE_WRITE
 REMEDY = "use --transfer tcp"
 
 
@@ -54,27 +47,13 @@ def check_support() -> None:
     """Raise ConfigError, which names the other transfer, where the kernel lacks what is needed."""
     try:
         with contextlib.ExitStack() as stack:
-            descriptor = _sealed_memory(HEADER_BYTES, b"")[0]
+            descriptor = memfd.create(_name(b""), HEADER_BYTES, shared_writing=False)[0]
             stack.callback(os.close, descriptor)
             os.close(os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY))
-            os.close(os.pidfd_open(os.getpid()))
+            memfd.Process(os.getpid())
     except (OSError, AttributeError) as error:
         what = f"shared memory between peers does not work here ({error})"
         raise ConfigError(what, remedy=REMEDY) from error
-
-
-def _sealed_memory(size: int, token: bytes) -> tuple[int, mmap.mmap]:
-    """A memfd of `size` bytes with the token in its name, and the only writable mapping of it."""
-    descriptor = os.memfd_create(_name(token), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(descriptor, size)
-        mapping = mmap.mmap(descriptor, size)
-        # After the owner's mapping: the seal refuses every writable one from here on.
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor, mapping
 
 
 def _name(token: bytes) -> str:
@@ -86,7 +65,8 @@ class ShmExposed(Exposed):
 
     def __init__(self, size_bytes: int, forget: Callable[[ShmExposed], None]) -> None:
         token = secrets.token_bytes(TOKEN_BYTES)
-        descriptor, mapping = _sealed_memory(HEADER_BYTES + size_bytes, token)
+        size = HEADER_BYTES + size_bytes
+        descriptor, mapping = memfd.create(_name(token), size, shared_writing=False)
         view = memoryview(mapping)
         view[0] = OPEN
         self.region = Region("shm", f"{os.getpid()}:{descriptor}", size_bytes, token)
@@ -118,13 +98,14 @@ class _Mapping:
     """A reader's view of another process's region."""
 
     def __init__(self, region: Region) -> None:
-        self.pidfd = -1
         pid, number = _parse_address(region.address)
+        size = HEADER_BYTES + region.size
         try:
-            # The pidfd first: whoever owns the memfd that is opened next is this very process.
-            self.pidfd = os.pidfd_open(pid)
-            weakref.finalize(self, os.close, self.pidfd)
-            self.view = _map(f"/proc/{pid}/fd/{number}", region)
+            # The process first: whoever owns the memfd that is opened next is this very one.
+            self._owner = memfd.Process(pid)
+            self.view = memoryview(
+                memfd.attach(pid, number, _name(region.token), size, shared_writing=False)
+            )
         except (FileNotFoundError, ProcessLookupError) as error:
             raise GoneError("the owner died or closed the region") from error
         except PermissionError as error:
@@ -132,14 +113,14 @@ class _Mapping:
             raise RefusedError(what) from error
         except OSError as error:
             raise GoneError(f"the region cannot be mapped: {error}") from error
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
 
     def check(self) -> None:
         """Raise GoneError unless the owner lives and the region is open."""
         if self.view[0] != OPEN:
             raise GoneError("the owner closed the region")
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        if poll.poll(0):
+        if self._owner.ended():
             raise GoneError("the owner died")
 
 
@@ -150,28 +131,6 @@ def _parse_address(address: str) -> tuple[int, int]:
     if not 0 < int(pid) < 2**31 > int(number):
         raise RefusedError(f"{address[:40]!r} is not the address of shared memory")
     return int(pid), int(number)
-
-
-def _map(link: str, region: Region) -> memoryview:
-    """Map a region read-only, after making sure that it is this one; OSError, TransferError."""
-    # The link is read before it is opened: opening some files has effects.
-    if not _is_region(link, region):
-        raise GoneError("the owner closed the region")
-    descriptor = os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not _is_region(f"/proc/self/fd/{descriptor}", region):
-            raise GoneError("the owner closed the region")
-        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
-        size = os.fstat(descriptor).st_size
-        if seals & SEALS != SEALS or size != HEADER_BYTES + region.size:
-            raise RefusedError("the region is not sealed, or of another size")
-        return memoryview(mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ))
-    finally:
-        os.close(descriptor)
-
-
-def _is_region(link: str, region: Region) -> bool:
-    return os.readlink(link) == f"/memfd:{_name(region.token)} (deleted)"
 
 
 class ShmTransfer(Transfer):
