@@ -42,7 +42,8 @@ class Workers {
         std::lock_guard<std::mutex> one_job(job_);
         {
             std::lock_guard<std::mutex> lock(mutex_);
-            while (count_ + 1 < threads) start(count_++);
+            // Counted only once it runs: a later job would wait for one that could not be made.
+            for (; count_ + 1 < threads; ++count_) start(count_);
             work_ = &work;
             items_ = items;
             next_ = 0;
