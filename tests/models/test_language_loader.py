@@ -73,6 +73,21 @@ def test_a_digest_is_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert load_language_model(folder).digest == digest
 
 
+def test_a_file_replaced_while_it_is_read_is_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = digests.weights_digest
+
+    def replacing(tensors: Any) -> str:
+        edit(folder, lambda t: t["model.norm.weight"].mul_(1.001))
+        return whole(tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(digests, "weights_digest", replacing)
+        first = load_language_model(folder).digest
+    assert load_language_model(folder).digest != first
+
+
 def test_no_cache_folder_is_no_obstacle(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from silva.models.deepseek_config import DeepseekConfig, read_config
 from silva.models.experts import ExpertExchange, ExpertWeights, LocalExperts
 from silva.models.fp8 import FP8, SCALE, dequantise, scale_shape
 from silva.models.mapped import MappedFile
+from silva.models.mapped_tensors import MappedTensors
 from silva.models.weight_files import compare_shapes, weight_files
 
 Keeps = Callable[[int, int], bool]
@@ -60,7 +61,7 @@ def load_deepseek(
     )
 
 
-class DeepseekSource:
+class DeepseekSource(MappedTensors):
     """The tensors of a directory, compared with its configuration; nothing is read or copied yet."""
 
     def __init__(self, folder: Path, config: DeepseekConfig) -> None:
@@ -68,27 +69,20 @@ class DeepseekSource:
 
         `config` here ends up without draft modules where the files have none.
         """
-        self.paths = weight_files(folder)
-        files = [MappedFile(path) for path in self.paths]
+        files = [MappedFile(path) for path in weight_files(folder)]
         draft = deepseek_tensors.draft_layer(config)
         if not any(name.startswith(draft) for file in files for name in file.entries):
             config = replace(config, drafts=0)
         self.config = config
-        self._home: dict[str, MappedFile] = {}
-        for file in files:
-            for name in file.entries:
-                if deepseek_tensors.is_ignored(name.removesuffix(SCALE), config):
-                    continue
-                if name in self._home:
-                    raise ModelError(f"tensor {name[:100]} is there twice", where=file.path)
-                self._home[name] = file
-        found = {name: file.entries[name].shape for name, file in self._home.items()}
-        compare_shapes(found, self._expected(folder), folder)
+        super().__init__(
+            files, lambda name: deepseek_tensors.is_ignored(name.removesuffix(SCALE), config)
+        )
+        compare_shapes(self.shapes, self._expected(folder), folder)
 
     def _expected(self, folder: Path) -> dict[str, tuple[int, ...]]:
         """All shapes, with scales for the weights that are FP8 in these files."""
         shapes = deepseek_tensors.shapes(self.config)
-        scaled = [n for n in shapes if n in self._home and self._dtype(n) == FP8]
+        scaled = [n for n in shapes if n in self and self.dtype(n) == FP8]
         block = self.config.block
         for name in scaled:
             if block is None or len(shapes[name]) != 2:
@@ -100,16 +94,12 @@ class DeepseekSource:
             shapes[name + SCALE] = scale_shape(shapes[name], block)
         return shapes
 
-    def _dtype(self, name: str) -> torch.dtype:
-        return self._home[name].entries[name].dtype
-
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """A tensor as `dtype`: a view of its file if it is stored so."""
-        raw = self._home[name].tensor(name)
+        raw = self.tensor(name)
         if raw.dtype != FP8 or self.config.block is None:
             return raw.to(dtype)
-        scale = self._home[name + SCALE].tensor(name + SCALE)
-        return dequantise(raw, scale, self.config.block, dtype)
+        return dequantise(raw, self.tensor(name + SCALE), self.config.block, dtype)
 
     def experts(self, layer: int, keeps: Keeps, dtype: torch.dtype) -> ExpertWeights:
         """Those experts of a layer that are kept."""
@@ -122,22 +112,11 @@ class DeepseekSource:
 
     def _stacked(self, names: Sequence[str], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Matrices one below the other: one view where they lie so in one file as `dtype`."""
-        files = {self._home[name].path: self._home[name] for name in names}
-        if len(files) == 1 and all(self._dtype(name) == dtype for name in names):
-            joined = next(iter(files.values())).joined(names)
+        if all(self.dtype(name) == dtype for name in names):
+            joined = self.joined(names)
             if joined is not None:
                 return joined
         out = torch.empty(len(names) * shape[0], shape[1], dtype=dtype)
         for n, name in enumerate(names):
             out[n * shape[0] : (n + 1) * shape[0]] = self.read(name, dtype)
         return out
-
-    def digest(self) -> str:
-        """Of the weights' content, read in full unless it is remembered."""
-        known = digests.remembered(self.paths)
-        if known is None:
-            known = digests.weights_digest(
-                {n: digests.tensor_digest(n, file.tensor(n)) for n, file in self._home.items()}
-            )
-            digests.remember(self.paths, known)
-        return known

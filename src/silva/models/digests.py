@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,23 @@ def weights_digest(tensors: Mapping[str, str]) -> str:
 def model_digest(config: str, weights: str) -> str:
     """What a model is: digest of its shape and of its weights."""
     return hashlib.sha256(f"{config} {weights}".encode()).hexdigest()
+
+
+def of_files(files: Iterable[Path], compute: Callable[[], str]) -> str:
+    """The weights' digest of these files: the one that is remembered, else what `compute` gives."""
+    listed = list(files)
+    known = remembered(listed)
+    if known is not None:
+        return known
+    before: list[list[object]] = []
+    with contextlib.suppress(OSError):
+        before = _state(listed)
+    digest = compute()
+    with contextlib.suppress(OSError):
+        # what was replaced meanwhile has another digest
+        if _state(listed) == before:
+            remember(listed, digest)
+    return digest
 
 
 def remembered(files: Iterable[Path]) -> str | None:

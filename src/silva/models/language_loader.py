@@ -6,18 +6,17 @@ load a directory share its pages, so files must be replaced, never changed in pl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from silva.errors import ModelError
 from silva.models import digests, llama_tensors
 from silva.models.language import LanguageModel
 from silva.models.llama import Llama
 from silva.models.llama_config import LlamaConfig, read_config
 from silva.models.mapped import MappedFile
+from silva.models.mapped_tensors import MappedTensors
 from silva.models.weight_files import compare_shapes, weight_files
 
 
@@ -43,44 +42,11 @@ def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if tensor is None else tensor.to(dtype)
 
 
-class Source:
+class Source(MappedTensors):
     """The tensors of a directory, compared with its configuration; nothing is read or copied yet."""
 
     def __init__(self, folder: Path, config: LlamaConfig) -> None:
         """Raises ModelError for files and shapes that are not as `config` says."""
-        self.paths = weight_files(folder)
-        self._home: dict[str, MappedFile] = {}
-        for path in self.paths:
-            file = MappedFile(path)
-            for name in file.entries:
-                if llama_tensors.is_ignored(name, config):
-                    continue
-                if name in self._home:
-                    raise ModelError(f"tensor {name[:100]} is there twice", where=path)
-                self._home[name] = file
-        found = {name: file.entries[name].shape for name, file in self._home.items()}
-        compare_shapes(found, llama_tensors.shapes(config), folder)
-
-    @property
-    def dtypes(self) -> set[torch.dtype]:
-        """The types that the weights are stored as."""
-        return {file.entries[name].dtype for name, file in self._home.items()}
-
-    def tensor(self, name: str) -> Tensor:
-        """A tensor by Hugging Face's name, a view of its file."""
-        return self._home[name].tensor(name)
-
-    def joined(self, names: Sequence[str]) -> Tensor | None:
-        """Several tensors as one view, where they lie one below the other in one file."""
-        files = {self._home[name].path: self._home[name] for name in names}
-        return next(iter(files.values())).joined(names) if len(files) == 1 else None
-
-    def digest(self) -> str:
-        """Of the weights' content, read in full unless it is remembered."""
-        known = digests.remembered(self.paths)
-        if known is None:
-            known = digests.weights_digest(
-                {name: digests.tensor_digest(name, self.tensor(name)) for name in self._home}
-            )
-            digests.remember(self.paths, known)
-        return known
+        files = [MappedFile(path) for path in weight_files(folder)]
+        super().__init__(files, lambda name: llama_tensors.is_ignored(name, config))
+        compare_shapes(self.shapes, llama_tensors.shapes(config), folder)
