@@ -210,8 +210,15 @@ def test_the_limit_holds_whole_models(known: Known, small: Path, tmp_path: Path)
 
 
 def test_prefetching_reads_all(library: Library, known: Known, seen: list[str]) -> None:
-    assert library.prefetch("tiny") == library.resolve("tiny")
-    assert seen[-1] == "reading"
+    folder = library.resolve("tiny")
+    removed: list[bool] = []
+
+    def meanwhile(stage: str, done: int, total: int) -> None:
+        removed.append(library.cache.remove(folder.name))
+
+    assert Library(library.cache, meanwhile).prefetch("tiny") == folder
+    assert removed and not any(removed)
+    assert library.prefetch("tiny") == folder and seen[-1] == "reading"
 
 
 def test_listing_needs_no_torch() -> None:

@@ -87,15 +87,16 @@ class Library:
     def prefetch(self, name_or_path: str, dtype: str = FLOAT32) -> Path:
         """Resolve a model and read its weights into the system's page cache. Raises ModelError."""
         folder = self.resolve(name_or_path, dtype)
-        files = weight_files(folder)
-        total, done = sum(f.stat().st_size for f in files), 0
-        for path in files:
-            with path.open("rb", buffering=0) as file:
-                if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-                while size := len(file.read(READ_BYTES)):
-                    done += size
-                    self._progress(READING, done, total)
+        with self.cache.hold(folder):
+            files = weight_files(folder)
+            total, done = sum(f.stat().st_size for f in files), 0
+            for path in files:
+                with path.open("rb", buffering=0) as file:
+                    if hasattr(os, "posix_fadvise"):
+                        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+                    while size := len(file.read(READ_BYTES)):
+                        done += size
+                        self._progress(READING, done, total)
         return folder
 
     def entries(self) -> list[Entry]:
