@@ -8,12 +8,13 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transfer_parties import ProcessOwner
 
 from silva.errors import ConfigError
-from silva.transfer import GoneError, Piece, RefusedError, Region, shm
+from silva.transfer import GoneError, Piece, RefusedError, Region, memfd, shm
 from silva.transfer.shm import HEADER_BYTES, ShmTransfer, check_support
 
 SIZE = 3 * 4096
@@ -80,6 +81,22 @@ def test_a_dead_owners_memory_is_let_go_though_nobody_reads(
     read(reader, owner.piece(region, 0, 1))
     owner.kill()
     reader._drop_dead()
+    assert reader.mapped == 0 and mapped() == maps
+
+
+def test_a_transfer_that_closes_while_a_region_is_mapped_keeps_nothing(
+    owner: ProcessOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps, reader, real = mapped(), ShmTransfer(), memfd.attach
+    piece = owner.piece(owner.expose(b"a" * SIZE), 0, 1)
+
+    def close_meanwhile(*args: Any, **settings: Any) -> mmap.mmap:
+        reader.close()
+        return real(*args, **settings)
+
+    monkeypatch.setattr(memfd, "attach", close_meanwhile)
+    with pytest.raises(RefusedError, match="closed"):
+        reader.read(piece, bytearray(1))
     assert reader.mapped == 0 and mapped() == maps
 
 

@@ -205,7 +205,9 @@ class ShmTransfer(Transfer):
             return known
         fresh = _Mapping(region)
         with self._lock:
-            if self._patrol is None and not self._closing.is_set():
+            if self._closing.is_set():
+                raise RefusedError("this transfer is closed")
+            if self._patrol is None:
                 self._patrol = threading.Thread(
                     target=self._patrol_until_closed, name="silva-shm-patrol", daemon=True
                 )
