@@ -345,8 +345,7 @@ std::vector<Sequence> sequences_of(const Layout& layout, const Table& table, con
     return sequences;
 }
 
-// Tensors come as addresses: their types, shapes and strides were checked in paged.py, and handing
-// them over as tensors costs more than the attention of a short sequence.
+// Tensors come as addresses: their types, shapes and strides were checked in paged.py.
 void paged_attention(std::uintptr_t out, std::uintptr_t q, std::uintptr_t keys,
                      std::uintptr_t values, bool bfloat16,
                      std::array<std::size_t, 12> sizes, Table table, Indices starts,

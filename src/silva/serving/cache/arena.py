@@ -16,9 +16,9 @@ def rounded(size_bytes: int) -> int:
 class Arena:
     """Places in `capacity_bytes` bytes. It holds no memory, only what is free.
 
-    Blocks of one model have one size, and then it is as fast as a table of equal slots and never
-    fragmented. Blocks of several models may lie beside each other; then a place may be missing
-    though enough bytes are free, and the caller frees more.
+    Blocks of one model have one size: then the first gap will do, and nothing is fragmented. Blocks
+    of several models may lie beside each other; then a place may be missing though enough bytes are
+    free, and the caller frees more.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
