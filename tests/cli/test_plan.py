@@ -34,6 +34,22 @@ def test_a_plan_as_json_and_as_a_page(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["best"]["holds"] is True
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gantt", "x.png"], "--gantt has no effect without --explain"),
+        (["--trace", "x.json"], "--trace has no effect without --explain"),
+        (["--explain", "--out", "x.html"], "--out has no effect with --explain"),
+        (["--explain", "--traffic", "x.csv"], "--traffic has no effect with --explain"),
+        (["--rate", "0"], "rate: 0.0 is out of range"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str) -> None:
+    result = planned(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
 @pytest.mark.parametrize(("text", "value"), [("2s", 2.0), ("50ms", 0.05), ("1.5us", 1.5e-6)])
 def test_times(text: str, value: float) -> None:
     assert seconds(text, "x") == pytest.approx(value)

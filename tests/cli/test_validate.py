@@ -37,3 +37,9 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(make_app(), ["validate", "cloudmatrix", "--cases", str(path)])
     assert result.exit_code == 2
     assert "case 1: batch: unknown field" in result.stderr
+
+
+def test_a_system_is_for_questions_only() -> None:
+    result = CliRunner().invoke(make_app(), ["validate", "cloudmatrix", "--system", "xdeepserve"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--system has no effect without --cases" in result.stderr

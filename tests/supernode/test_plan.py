@@ -63,6 +63,15 @@ def test_an_unreachable_target_says_the_closest() -> None:
         make_plan(SYSTEM, TRAFFIC.first(40), Targets(ttft_s=1.0, tpot_s=1e-4))
 
 
+def test_no_plan_is_larger_than_the_machine() -> None:
+    machine = SYSTEM.machine
+    few = replace(SYSTEM)
+    few.__dict__["machine"] = replace(machine, supernode=replace(machine.supernode, nodes=2))
+    crowd = replace(TRAFFIC, arrival_s=TRAFFIC.arrival_s / 1e7)
+    with pytest.raises(ConfigError, match=r"within 2 nodes holds .*the closest, "):
+        make_plan(few, crowd, TARGETS)
+
+
 def test_a_model_that_fits_nowhere_says_what_would() -> None:
     large = replace(SYSTEM, model="deepseek-r1", prefill=replace(SYSTEM.prefill, tensor=1))
     with pytest.raises(ConfigError, match="would do"):

@@ -69,6 +69,7 @@ def plan(
 
     found = load_system(system)
     found = replace(found, hardware=hardware or found.hardware, model=model or found.model)
+    _refuse_idle(explain, {"gantt": gantt, "trace": trace}, {"traffic": traffic, "out": out})
     if explain:
         print(_explained(found, batch, prompt, output, gantt, trace))
         return
@@ -80,8 +81,9 @@ def plan(
     if traffic is not None:
         asked = read_traffic(traffic)
     else:
-        made = {"rate": rate, "seconds": requests / rate, "prompt": prompt, "output": output}
-        asked = generate(build(Shape, made, "traffic"), seed)
+        made = {"rate": rate, "prompt": prompt, "output": output}
+        shape = build(Shape, made, "traffic")
+        asked = generate(build(Shape, {**made, "seconds": requests / shape.rate}, "traffic"), seed)
     targets = planner.Targets(seconds(ttft_p99, "--ttft-p99"), seconds(tpot_p99, "--tpot-p99"))
     best = planner.make_plan(found, asked.first(requests), targets)
     if out is not None:
@@ -89,6 +91,19 @@ def plan(
 
         write_page(out, best, targets, asked.first(requests))
     print(json.dumps(best.as_plain(), indent=2) if as_json else planner.table(best, targets))
+
+
+def _refuse_idle(
+    explain: bool, only: dict[str, Path | None], never: dict[str, Path | None]
+) -> None:
+    """ConfigError for a file that would not be looked at; `only` and `never` go with --explain."""
+    from silva.errors import ConfigError
+
+    for name, path in (never if explain else only).items():
+        if path is not None:
+            word = "with" if explain else "without"
+            what = f"--{name} has no effect {word} --explain"
+            raise ConfigError(what, remedy="leave one of them out" if explain else "give both")
 
 
 def seconds(text: str, where: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,12 @@ def read_files(folder: Path) -> tuple[dict[str, Any], Fields]:
     return read_json(path), Fields(
         read_json(generation) if generation.is_file() else {}, generation
     )
+
+
+def shape_digest(shape: dict[str, Any]) -> str:
+    """SHA-256 of a model's configuration as a table, the tokens that begin and end texts aside."""
+    same = {**shape, "eos_ids": (), "bos_id": None}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
 
 class Fields:

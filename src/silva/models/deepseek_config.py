@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from silva.errors import ModelError
-from silva.models.config_fields import CONFIG, Fields, read_files
+from silva.models.config_fields import CONFIG, Fields, read_files, shape_digest
 from silva.models.fields import refused, short
 from silva.models.gate import GateRule
 from silva.models.yarn import YarnRope
@@ -86,8 +84,7 @@ class DeepseekConfig:
 
     def digest(self) -> str:
         """SHA-256 of what turns the same weights into another function; end tokens do not."""
-        shape = asdict(replace(self, eos_ids=(), bos_id=None))
-        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
+        return shape_digest(asdict(self))
 
 
 def read_config(folder: Path) -> DeepseekConfig:

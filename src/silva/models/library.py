@@ -24,7 +24,6 @@ from silva.models.weight_files import WEIGHTS, weight_files
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-DEFAULT = "smollm2"
 FETCHING, CHECKING, CONVERTING = "fetching", "checking", "converting"
 WAITING, READING = "waiting for another process", "reading"
 FLOAT32 = "float32"

@@ -1,8 +1,9 @@
 """How many instances a traffic needs: the cheapest cluster that holds two targets, and its margins.
 
 For each degree of expert parallelism that fits: the largest batch within the target of the time a
-token, counts from the load, then simulation, one instance more of what misses its target until both
-hold. Neighbours of the cheapest, and it with an instance lost, are simulated as well.
+token, counts from the load as far as the machine has dies, then simulation, one instance more of what
+misses its target until both hold. Neighbours of the cheapest, and it with an instance lost, are
+simulated as well.
 """
 
 from __future__ import annotations
@@ -81,21 +82,18 @@ class Plan:
         }
 
 
-def make_plan(
-    system: System, traffic: Traffic, targets: Targets, cluster: Cluster | None = None
-) -> Plan:
-    """Searches clusters of instances of `system`; `cluster` gives what is not searched.
+def make_plan(system: System, traffic: Traffic, targets: Targets) -> Plan:
+    """Searches clusters of instances of `system`, none larger than its machine.
 
     Raises ConfigError for targets that nothing holds (it says the closest) and a model that fits
     nowhere.
     """
     if not len(traffic) or traffic.seconds <= 0:
         raise ConfigError("too little traffic", where="traffic", remedy="give more requests")
-    base = cluster or Cluster()
     trials: list[Trial] = []
     closest: list[Trial] = []
     for candidate in _systems(system):
-        found = _smallest(candidate, traffic, targets, base)
+        found = _smallest(candidate, traffic, targets)
         (trials if found.holds else closest).append(found)
     if not trials:
         raise _unreachable(closest, targets, system)
@@ -121,7 +119,7 @@ def _systems(system: System) -> list[System]:
         tensor = system.decode.tensor
         if system.network.is_dense:
             tensor = dies
-        if dies > system.machine.dies or tensor > _LARGEST_TENSOR:
+        if dies + system.prefill.dies > system.machine.dies or tensor > _LARGEST_TENSOR:
             continue
         shared = system.decode.shared_dies if dies == system.decode.dies else 0
         setup = replace(system.decode, dies=dies, tensor=tensor, shared_dies=shared)
@@ -138,9 +136,9 @@ def _systems(system: System) -> list[System]:
     return found
 
 
-def _smallest(system: System, traffic: Traffic, targets: Targets, base: Cluster) -> Trial:
+def _smallest(system: System, traffic: Traffic, targets: Targets) -> Trial:
     """The fewest instances of this degree that hold the targets, or the last that were tried."""
-    cluster = _from_load(system, traffic, targets, base)
+    cluster = _from_load(system, traffic, targets)
     most = system.machine.supernode.nodes
     trial = _try(system, cluster, traffic, targets)
     for _ in range(_ROUNDS):
@@ -161,8 +159,9 @@ def _smallest(system: System, traffic: Traffic, targets: Targets, base: Cluster)
     return trial
 
 
-def _from_load(system: System, traffic: Traffic, targets: Targets, base: Cluster) -> Cluster:
-    """Counts that the mean load needs, and the largest batch within the target."""
+def _from_load(system: System, traffic: Traffic, targets: Targets) -> Cluster:
+    """Counts that the mean load needs, as far as the machine goes, and the largest batch."""
+    base = Cluster()
     per_package = system.machine.die.per_package
     decode_packages = system.decode.dies / per_package
     prefill_packages = system.prefill.dies / per_package
@@ -177,14 +176,25 @@ def _from_load(system: System, traffic: Traffic, targets: Targets, base: Cluster
     tokens = base.prefill_tokens_per_npu * prefill_packages
     nearest = prefill_table(system, 2.0 ** round(math.log2(traffic.mean_prompt)), prefill_packages)
     prefill_rate = tokens / nearest.seconds(0, 0, int(tokens))
+    prefill, decode = _within(system, rate * traffic.mean_prompt / prefill_rate, running / batch)
     return replace(
         base,
         system=system.name,
-        prefill=max(1, math.ceil(rate * traffic.mean_prompt / prefill_rate)),
-        decode=max(1, math.ceil(running / batch)),
+        prefill=prefill,
+        decode=decode,
         batch_per_npu=per_npu,
         tpot_s=targets.tpot_s,
     )
+
+
+def _within(system: System, prefill: float, decode: float) -> tuple[int, int]:
+    """So many instances as whole ones, in proportion fewer where the machine has too few dies."""
+    dies = system.machine.dies
+    part = min(1.0, dies / (prefill * system.prefill.dies + decode * system.decode.dies))
+    most = (dies - system.decode.dies) // system.prefill.dies
+    prefills = min(max(1, math.ceil(part * prefill)), most)
+    most = (dies - prefills * system.prefill.dies) // system.decode.dies
+    return prefills, min(max(1, math.ceil(part * decode)), most)
 
 
 def _try(
