@@ -11,7 +11,17 @@ from silva.cli.main import make_app
 from silva.kernels import native
 
 RUNNER = CliRunner()
-FACTS = ("silva", "python", "platform", "cores", "torch", "threads", "memory", "native module")
+FACTS = (
+    "silva",
+    "python",
+    "platform",
+    "cores",
+    "torch",
+    "threads",
+    "bfloat16",
+    "memory",
+    "native module",
+)
 
 
 def test_json_holds_every_fact() -> None:

@@ -59,6 +59,7 @@ def diagnose() -> list[Finding]:
         Finding("platform", platform.platform()),
         Finding("cores", str(usable_cores())),
         *_torch(),
+        _bfloat16(),
         Finding("memory", _memory()),
         _native(),
         *(_extra(library, extra) for library, extra in EXTRAS.items()),
@@ -95,6 +96,14 @@ def _torch() -> list[Finding]:
         Finding("torch", f"{torch.__version__} ({accelerator})", "ok"),
         Finding("threads", str(torch.get_num_threads())),
     ]
+
+
+def _bfloat16() -> Finding:
+    from silva.models.arithmetic import emulates_bfloat16
+
+    if emulates_bfloat16():
+        return Finding("bfloat16", "emulated on this processor", "slow", "stay with float32")
+    return Finding("bfloat16", "in the processor", "ok")
 
 
 def _memory() -> str:

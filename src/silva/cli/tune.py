@@ -76,11 +76,14 @@ def _start(config: Path | None, given: dict[str, Any], out: Path) -> None:
     """Grow a new forest by a recipe, where there is one, and what was given beside it."""
     from silva import api
     from silva.cli.progress import stages
+    from silva.cli.slow_types import warn_of_bfloat16
     from silva.cli.summary import print_summary
     from silva.config import build, overlay, read_toml
 
     values = overlay(read_toml(config) if config else {}, given)
     tree = build(api.TuneConfig, values, str(config or "flags"))
+    if tree.federation.local.matmul == "bfloat16":
+        warn_of_bfloat16("federation.local.matmul", tree.device)
     with stages() as show:
         api.tune(tree, out, show)
     print_summary(out)

@@ -33,7 +33,8 @@ class LocalConfig:
     matmul: str = setting(
         "float32",
         choices=("float32", "bfloat16"),
-        help="type in which training multiplies by frozen weights; everything else is float32",
+        help="type in which training multiplies by frozen weights; everything else is float32. "
+        "bfloat16 is slow where `silva doctor` says so",
     )
     schedule: str = setting(
         "cosine", choices=("cosine", "constant"), help="learning rate over the rounds of a tier"
