@@ -42,6 +42,9 @@ class Peers:
         raise UnavailableError("this one does not answer")
         yield  # what makes it a generator
 
+    def complete(self, request: str) -> None:
+        pass
+
     def models(self) -> Sequence[ModelCard]:
         return ()
 
@@ -62,8 +65,10 @@ class Peers:
         )
 
     async def scale(self, roles: Mapping[str, int]) -> None:
-        if roles.get("decode") == 0:
-            raise ChangeRefusedError("0 decode peers", remedy="1 to 64")
+        if not set(roles) <= {"prefill", "decode", "cache"}:
+            raise UnknownPeerError("no such role")
+        if not 1 <= roles.get("decode", 1) <= 64:
+            raise ChangeRefusedError(f"{roles['decode']} decode peers", remedy="1 to 64")
         self.told.append(("scale", dict(roles)))
 
     async def drain(self, peer: str) -> None:
@@ -72,6 +77,8 @@ class Peers:
         self.told.append(("drain", peer))
 
     async def switch(self, peer: str, role: str) -> None:
+        if (peer, role) == ("decode-1", "decode"):
+            raise ChangeRefusedError(f"{peer} is a {role} peer already", remedy="name another role")
         self.told.append(("switch", peer, role))
 
     async def close(self, grace_s: float) -> None:
@@ -140,9 +147,28 @@ def test_what_the_server_refuses_is_said_in_its_words(peers: Peers, tmp_path: Pa
     assert peers.told == []
 
 
-@pytest.mark.parametrize("role", ["decode", "decode=", "decode=many", "decode=-1", "decode=²"])
+NO_NUMBERS = ["decode", "decode=", "decode=many", "decode=-1", "decode=²", f"decode={'9' * 5000}"]
+
+
+@pytest.mark.parametrize("role", NO_NUMBERS)
 def test_a_role_without_a_number_is_not_sent(peers: Peers, tmp_path: Path, role: str) -> None:
     assert "is no role and number; write decode=2" in refused(tmp_path, "scale", role)
+    assert "names a role again" in refused(tmp_path, "scale", "decode=1", "decode=2")
+    assert peers.told == []
+
+
+@pytest.mark.parametrize("roles", [["decode=65"], ["decode=1025"], ["both=1"], ["x" * 65 + "=1"]])
+def test_what_cannot_be_scaled_is_refused_by_the_server(
+    peers: Peers, tmp_path: Path, roles: list[str]
+) -> None:
+    line = refused(tmp_path, "scale", *roles)
+    assert line.startswith(f"silva: error: {URL}: ")
+    assert peers.told == []
+
+
+def test_a_change_that_is_refused_says_what_to_do(peers: Peers, tmp_path: Path) -> None:
+    line = refused(tmp_path, "switch", "decode-1", "decode")
+    assert "decode-1 is a decode peer already; name another role" in line
     assert peers.told == []
 
 
@@ -178,6 +204,9 @@ def test_an_address_that_is_none_is_one_line(tmp_path: Path, url: str) -> None:
         (httpx.Response(502, json={"error": {"message": "bad gateway"}}), "bad gateway"),
         (httpx.Response(500, json=[]), "the server answered 500"),
         (httpx.Response(404, json={"detail": "Not Found"}), "the server answered 404"),
+        (httpx.Response(200, json={}), "the answer has status version None"),
+        (httpx.Response(200, json=[1]), "the answer has status version None"),
+        (httpx.Response(200, json={"version": 2}), "the answer has status version 2, this"),
     ],
 )
 def test_another_server_is_one_line(

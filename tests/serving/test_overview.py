@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from silva.serving.hub.hub import Hub, HubSettings
+from silva.serving.hub.hub import Hub
+from silva.serving.hub.settings import HubSettings
 from silva.serving.overview import overview
 from silva.serving.wire.messages import Hello, Load, Role, Status
 

@@ -14,10 +14,12 @@ AdminKey = Annotated[str, typer.Option(help="Secret of an admin key, if the serv
 
 HERE = "http://127.0.0.1:8000"
 TIMEOUT_S = 10.0
+VERSION = 1
+"""Of the status that these commands can show."""
 
 
 def call(url: str, key: str, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The status that the server answers with. Raises ServingError with its own words."""
+    """The status that the server answers with. Raises ServingError, in the server's words."""
     import httpx
 
     from silva.errors import ServingError
@@ -43,6 +45,13 @@ def call(url: str, key: str, verb: str, body: dict[str, Any] | None = None) -> d
         message = content.get("error", {}).get("message", "") if isinstance(content, dict) else ""
         what = message or f"the server answered {answer.status_code}"
         raise ServingError(what, where=url, remedy="see `silva status`")
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise ServingError(
+            f"the answer has status version {str(version)[:20]}, this command reads {VERSION}",
+            where=url,
+            remedy="name a silva server with --url, or use the same silva as it does",
+        )
     return dict(content)
 
 

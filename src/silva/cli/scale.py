@@ -8,6 +8,8 @@ import typer
 
 from silva.cli.admin import HERE, AdminKey, Url, call, show
 
+MOST_DIGITS = 9
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -22,10 +24,12 @@ def _scale(
     """Set how many peers each role has, while the server runs."""
     from silva.errors import ConfigError
 
-    wanted = {}
+    wanted: dict[str, int] = {}
     for text in roles:
         role, equals, count = text.partition("=")
-        if not equals or not count.isascii() or not count.isdigit():
-            raise ConfigError(f"{text[:40]!r} is no role and number", remedy="write decode=2")
+        number = equals and count.isascii() and count.isdigit() and len(count) <= MOST_DIGITS
+        if not number or role in wanted:
+            what = "names a role again" if number else "is no role and number"
+            raise ConfigError(f"{text[:40]!r} {what}", remedy="write decode=2, each role once")
         wanted[role] = int(count)
     show(call(url, admin_key, "scale", {"roles": wanted}))

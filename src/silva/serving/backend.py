@@ -19,6 +19,9 @@ Role = Literal["prefill", "decode", "cache", "both"]
 PeerState = Literal["starting", "ready", "draining", "dead"]
 """dead: not heard of for too long; one whose process has ended is not listed."""
 
+End = Literal["finished", "cancelled", "failed"]
+"""How a request ended; cancelled: whoever waited left before the answer was complete."""
+
 STATUS_VERSION = 1
 """Of the JSON that `Status` becomes; raised when a field changes its meaning or goes."""
 
@@ -87,6 +90,16 @@ class PeerStatus:
     """Requests in its batch."""
     blocks_free: int = 0
     blocks_total: int = 0
+    steps: int = 0
+    """Steps that computed something; like the following, a total of this process."""
+    step_s: float = 0.0
+    """Seconds of those steps, from one to the next."""
+    execute_s: float = 0.0
+    """Of them, in the model and in sampling."""
+    model_s: float = 0.0
+    """Of them, in the model."""
+    preempted: int = 0
+    """Requests that gave their blocks to others and were computed again."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +153,13 @@ class Backend(Protocol):
 
         Raises BusyError, UnservableError and UnavailableError before the first output;
         UnavailableError also later, when a request whose peers died is given up.
+        """
+        ...
+
+    def complete(self, request: str) -> None:
+        """The answer is complete as far as it came: its text has reached a stop string.
+
+        Said before its generator is closed, so that this is no cancellation. Unknown ids are none.
         """
         ...
 

@@ -18,6 +18,7 @@ from silva.serving.backend import (
     BusyError,
     CacheStatus,
     ChangeRefusedError,
+    End,
     ModelCard,
     PeerState,
     PeerStatus,
@@ -30,6 +31,7 @@ from silva.serving.config import ServeConfig
 from silva.serving.engine.engine import Listener, StepError
 from silva.serving.engine.loop import EngineThread, StoppedError
 from silva.serving.make_engine import make_engine
+from silva.serving.overview import spent
 
 NAME = "engine"
 REMEDY = "start the server without --colocated"
@@ -44,7 +46,9 @@ class Colocated:
         self._thread: EngineThread | None = None
         self._closing = False
         self._waiting = 0
-        self._counters = dict.fromkeys(("requests", "finished", "cancelled", "tokens"), 0)
+        self._counters = dict.fromkeys(("requests", "finished", "cancelled", "failed", "tokens"), 0)
+        self._ends: dict[str, End] = {}
+        """As what each request counts if it ends now."""
 
     async def open(self) -> None:
         """Load the model, beside the event loop, and start the engine."""
@@ -72,6 +76,7 @@ class Colocated:
         heard: asyncio.Queue[Output | ServingError] = asyncio.Queue()
         self._counters["requests"] += 1
         self._waiting += 1
+        self._ends[request.id] = "cancelled"
         started = over = False
         try:
             arrived = replace(request, arrival_s=time.monotonic())
@@ -79,20 +84,27 @@ class Colocated:
             while not over:
                 output = await heard.get()
                 if isinstance(output, ServingError):
-                    over = True
+                    over, self._ends[request.id] = True, "failed"
                     raise _for_the_client(output)
                 self._waiting -= not started
                 started, over = True, output.finish is not None
+                if over:
+                    self._ends[request.id] = "finished"
                 self._counters["tokens"] += len(output.tokens)
-                self._counters["finished"] += over
                 yield output
         except StoppedError as error:
+            self._ends[request.id] = "failed"
             raise UnavailableError(str(error)) from error
         finally:
             self._waiting -= not started
+            self._counters[self._ends.pop(request.id)] += 1
             if not over:
-                self._counters["cancelled"] += 1
                 thread.cancel(request.id)
+
+    def complete(self, request: str) -> None:
+        """See Backend."""
+        if request in self._ends:
+            self._ends[request] = "finished"
 
     def models(self) -> Sequence[ModelCard]:
         return self._cards
@@ -114,9 +126,10 @@ class Colocated:
             "blocks_free": counts.blocks_free,
             "blocks_total": counts.blocks,
         }
+        steps = spent(self._thread.engine.spent.told())
         state: PeerState = "ready" if self.ready() else "draining"
         return Status(
-            peers=(PeerStatus(NAME, "both", os.getpid(), state, **numbers),),
+            peers=(PeerStatus(NAME, "both", os.getpid(), state, **numbers, **steps),),
             pools={"both": PoolStatus(peers=1, ready=int(self.ready()), **numbers)},
             cache=CacheStatus(objects=counts.blocks_kept),
             counters=self._counters,

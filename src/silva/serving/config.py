@@ -8,14 +8,17 @@ from silva.config import setting
 
 GIB = 1 << 30
 
+MOST_PEERS = 64
+"""Of one role."""
+
 
 @dataclass(frozen=True)
 class PoolsConfig:
     """How many peers of each role."""
 
-    prefill: int = setting(1, help="prefill peers", low=1, high=64)
-    decode: int = setting(1, help="decode peers", low=1, high=64)
-    cache: int = setting(1, help="cache peers; 0 for none", low=0, high=64)
+    prefill: int = setting(1, help="prefill peers", low=1, high=MOST_PEERS)
+    decode: int = setting(1, help="decode peers", low=1, high=MOST_PEERS)
+    cache: int = setting(1, help="cache peers; 0 for none", low=0, high=MOST_PEERS)
 
 
 @dataclass(frozen=True)

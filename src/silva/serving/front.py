@@ -22,9 +22,10 @@ from silva.serving.backend import (
     UnknownPeerError,
     UnservableError,
 )
-from silva.serving.config import ServeConfig
-from silva.serving.hub.hub import Hub, HubSettings
+from silva.serving.config import MOST_PEERS, ServeConfig
+from silva.serving.hub.hub import Hub
 from silva.serving.hub.peer import Peer
+from silva.serving.hub.settings import HubSettings
 from silva.serving.overview import overview
 from silva.serving.peers.start import PeerStart
 from silva.serving.supervisor import Supervisor
@@ -35,6 +36,9 @@ log = logging.getLogger("silva.front")
 
 HUB = "hub"
 TICK_S = 0.5
+
+LEAVE_S = 10.0
+"""A peer that has finished and was told to leave is ended after this time: it may be stuck."""
 
 
 class Front:
@@ -148,6 +152,10 @@ class Front:
             async for output in outputs:
                 yield output
 
+    def complete(self, request: str) -> None:
+        """See Backend."""
+        self.hub.complete(request)
+
     def _check_size(self, request: Request) -> None:
         tokens = len(request.prompt) + request.sampling.max_tokens
         blocks = -(-tokens // self.config.kv.block_tokens)
@@ -174,14 +182,17 @@ class Front:
         return overview(self.hub)
 
     async def scale(self, roles: Mapping[str, int]) -> None:
-        """See Backend. Draining takes the youngest peers first."""
-        for name, count in roles.items():
-            role = _role(name)
-            if count < (0 if role == "cache" else 1) or count > 64:
-                raise ChangeRefusedError(f"{count} {role} peers", remedy="1 to 64 (cache: 0 to 64)")
-        for name, count in roles.items():
-            role = _role(name)
+        """See Backend. Peers that do not serve are drained first, then the youngest."""
+        self._check_open()
+        wanted = {_role(name): count for name, count in roles.items()}
+        for role, count in wanted.items():
+            least = 0 if role == "cache" else 1
+            if not least <= count <= MOST_PEERS:
+                remedy = f"{least} to {MOST_PEERS} are possible"
+                raise ChangeRefusedError(f"{count} {role} peers", remedy=remedy)
+        for role, count in wanted.items():
             present = self._supervisor.names(role)
+            present.sort(key=lambda name: not self.hub.peers[name].usable)
             for _ in range(count - len(present)):
                 self._supervisor.add(role)
             for extra in present[count:]:
@@ -189,33 +200,64 @@ class Front:
 
     async def drain(self, peer: str) -> None:
         """See Backend."""
-        role = self._known(peer).role
-        if role != "cache" and self._supervisor.names(role) == [peer]:
-            raise ChangeRefusedError(f"{peer} is the last {role} peer", remedy="add another first")
+        self._check_open()
+        self._check_leaves(peer)
         self._retire(peer)
 
     async def switch(self, peer: str, role: str) -> None:
         """See Backend. Another process takes the new role: the weights are mapped already."""
+        self._check_open()
         new = _role(role)
         if self._known(peer).role == new:
-            raise ChangeRefusedError(f"{peer} is a {role} peer already")
-        await self.drain(peer)
+            remedy = "name another role, or another peer"
+            raise ChangeRefusedError(f"{peer} is a {role} peer already", remedy=remedy)
+        self._check_leaves(peer)
+        if len(self._supervisor.names(new)) >= MOST_PEERS:
+            remedy = f"{MOST_PEERS} are possible; drain one of them first"
+            raise ChangeRefusedError(f"no more {new} peers", remedy=remedy)
+        self._retire(peer)
         self._supervisor.add(new)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise UnavailableError("the server is stopping", remedy="start another")
+
+    def _check_leaves(self, peer: str) -> None:
+        """Raises UnknownPeerError, and ChangeRefusedError where nobody would serve without it."""
+        known = self._known(peer)
+        if known.state == "draining":
+            remedy = "`silva status` lists it until it has finished what it runs"
+            raise ChangeRefusedError(f"{peer} is leaving already", remedy=remedy)
+        if known.role == "cache":
+            return
+        others = [name for name in self._supervisor.names(known.role) if name != peer]
+        if not others:
+            remedy = f"add another first: `silva scale {known.role}=2`"
+            raise ChangeRefusedError(f"{peer} is the last {known.role} peer", remedy=remedy)
+        if known.usable and not any(self.hub.peers[name].usable for name in others):
+            remedy = "wait until `silva status` calls another one ready"
+            raise ChangeRefusedError(f"no {known.role} peer but {peer} serves", remedy=remedy)
 
     def _known(self, peer: str) -> Peer:
         known = self.hub.peers.get(peer)
-        if known is None or peer not in self._identities:
+        if known is None:
             raise UnknownPeerError(f"no peer {peer[:64]!r}")
         return known
 
     def _retire(self, name: str) -> None:
+        starting = self.hub.peers[name].state == "starting"
         self._supervisor.let_go(name)
         self.hub.drain(name)
-        self._chore(self._stop_when_drained(name))
+        if starting:  # it has nothing, and hears nothing yet
+            self._supervisor.kill(name)
+        else:
+            self._chore(self._stop_when_drained(name))
 
     async def _stop_when_drained(self, name: str) -> None:
         await self.hub.drained(name, within_s=self.config.grace_s)
         self._send(name, Stop(drain=True))
+        await asyncio.sleep(LEAVE_S)
+        self._supervisor.kill(name)
 
 
 def _role(name: str) -> Role:

@@ -98,6 +98,11 @@ class Supervisor:
         """When this peer ends, it is not to be replaced."""
         self._children[name].wanted = False
 
+    def kill(self, name: str) -> None:
+        """End a peer at once, if it has not ended."""
+        if name in self._children:
+            self._children[name].process.kill()
+
     def names(self, role: Role) -> list[str]:
         """Peers of a role that are wanted, oldest first."""
         wanted = (n for n, c in self._children.items() if c.wanted and c.start.role == role)

@@ -106,6 +106,7 @@ class FakeBackend:
     open: int = 0
     finished: int = 0
     cancelled: int = 0
+    completed: list[str] = field(default_factory=list)
     most_open: int = 0
     verbs: list[tuple[Any, ...]] = field(default_factory=list)
     closed: list[float] = field(default_factory=list)
@@ -161,6 +162,9 @@ class FakeBackend:
             )
             if finish:
                 return
+
+    def complete(self, request: str) -> None:
+        self.completed.append(request)
 
     def models(self) -> Sequence[ModelCard]:
         return self.cards

@@ -110,6 +110,7 @@ def test_leaving_in_the_middle_of_a_stream(backend: FakeBackend, text: FakeText,
     messages = asyncio.run(visit(app, ask(stream=True, n=n), lambda said: len(said) > 4 * n))
     assert messages[0]["status"] == 200
     check_all_given_back(app, backend, n)
+    assert backend.completed == []
     assert 'silva_answers_total{end="cancelled"}' in app.state.server.metrics.exposition().decode()
 
 
@@ -141,6 +142,7 @@ def test_a_stop_string_ends_the_request_at_the_backend(
     choice = json.loads(messages[1]["body"])["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("A", "stop")
     check_all_given_back(app, backend, 1)
+    assert backend.completed == [request.id for request in backend.requests]
 
 
 def test_over_a_socket(start: Callable[..., Running], backend: FakeBackend) -> None:

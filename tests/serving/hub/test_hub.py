@@ -10,7 +10,8 @@ import pytest
 
 from silva.control.request import FinishReason, Output, Request, SamplingParams
 from silva.serving.backend import BusyError, UnavailableError, UnservableError
-from silva.serving.hub.hub import Hub, HubSettings
+from silva.serving.hub.hub import Hub
+from silva.serving.hub.settings import HubSettings
 from silva.serving.wire.messages import (
     Cancel,
     Failed,

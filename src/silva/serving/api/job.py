@@ -101,6 +101,7 @@ class Job:
                         continue
                     last = piece
                     if output.finish is None:  # a stop string, of which the backend knows nothing
+                        self.server.backend.complete(request.id)
                         break
             if last is None or answer.finish is None:
                 raise UnavailableError("the answer broke off")

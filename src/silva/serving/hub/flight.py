@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from silva.control.request import FinishReason, Output, Phases, Request, TokenLogprob
+from silva.serving.backend import End
 
 FlightState = Literal["queued", "prefill", "handover", "decode", "done"]
 
@@ -22,6 +23,8 @@ class Flight:
     phases: Phases = field(default_factory=Phases)
     cached_tokens: int = 0
     outputs: asyncio.Queue[Output | Exception] = field(default_factory=asyncio.Queue)
+    ends: End = "cancelled"
+    """As what it counts if it ends now."""
 
     @property
     def left(self) -> int:
@@ -41,6 +44,8 @@ class Flight:
     ) -> None:
         """Give tokens out to whoever waits, and remember them for a take-over."""
         self.request = replace(self.request, emitted=self.request.emitted + tokens)
+        if finish is not None:
+            self.ends = "finished"
         self.outputs.put_nowait(
             Output(
                 request=self.request.id,

@@ -15,7 +15,7 @@ import asyncio
 import heapq
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from silva.control.mapping import PeerLoad, choose_decode, choose_prefill
 from silva.control.mapping import Role as MappedRole
@@ -23,6 +23,8 @@ from silva.control.request import Output, Request
 from silva.serving.backend import BusyError, UnavailableError, UnservableError
 from silva.serving.hub.flight import Flight
 from silva.serving.hub.peer import TOTALS, Peer
+from silva.serving.hub.settings import HubSettings
+from silva.serving.hub.traffic import Traffic
 from silva.serving.wire.messages import (
     AnyMessage,
     Cancel,
@@ -44,18 +46,8 @@ from silva.serving.wire.messages import (
 
 log = logging.getLogger("silva.hub")
 
-
-@dataclass(frozen=True)
-class HubSettings:
-    """Limits of the hub."""
-
-    block_tokens: int = 16
-    most_waiting: int = 512
-    """Requests that wait for a peer; more are told to come back later."""
-    most_prefills: int = 4
-    """Requests that one prefill peer has at a time; the others keep their place in the queue."""
-    most_attempts: int = 50
-    suspect_after_s: float = 5.0
+COUNTERS = ("requests", "finished", "cancelled", "failed", "retries", "refused_late", "tokens")
+"""Requests that are over have finished, or their client left, or they were given up."""
 
 
 class Hub:
@@ -72,9 +64,8 @@ class Hub:
         self.flights: dict[str, Flight] = {}
         self._queue: list[tuple[int, float, int, str]] = []
         self._number = 0
-        self.counters = dict.fromkeys(
-            ("requests", "finished", "cancelled", "retries", "refused_late", "tokens"), 0
-        )
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.traffic = Traffic()
         self.totals = dict.fromkeys(TOTALS, 0)
         """What all peers have counted, those among them that are gone."""
 
@@ -92,21 +83,27 @@ class Hub:
         flight.phases = replace(flight.phases, arrival_s=flight.request.arrival_s)
         self.flights[request.id] = flight
         self.counters["requests"] += 1
+        self.traffic.arrived(len(request.prompt))
         self._enqueue(flight)
         self.dispatch()
         try:
             while True:
                 output = await flight.outputs.get()
                 if isinstance(output, Exception):
+                    flight.ends = "failed"
                     raise output
                 yield output
                 if output.finish is not None:
                     return
         finally:
             if flight.state != "done":
-                self.counters["cancelled"] += 1
                 self._leave(flight)
                 self.dispatch()
+
+    def complete(self, request: str) -> None:
+        """See Backend."""
+        if request in self.flights:
+            self.flights[request].ends = "finished"
 
     def _enqueue(self, flight: Flight) -> None:
         self._number += 1
@@ -217,7 +214,8 @@ class Hub:
 
     def _welcome(self, peer: Peer, hello: Hello) -> None:
         peer.pid, peer.address, peer.load = hello.pid, hello.address, hello.load
-        peer.state = "ready"
+        if peer.state == "starting":
+            peer.state = "ready"
         if peer.role == "cache":
             self._membership(peer)
         else:
@@ -250,6 +248,8 @@ class Hub:
             self._send(name, Cancel(message.request, message.attempt))
             return
         flight.cached_tokens = max(flight.cached_tokens, message.cached_tokens)
+        known = len(flight.request.prompt) + len(flight.request.emitted)
+        self.traffic.prefilled(known - message.cached_tokens)
         flight.note(prefill_start_s=message.started_s, prefill_done_s=message.done_s)
         finish = message.finish or ("length" if flight.left <= 1 else None)
         if finish is None:
@@ -294,8 +294,8 @@ class Hub:
 
     def _leave(self, flight: Flight, computing: bool = True) -> None:
         """Forget a request; peers that still hold something of it give it back."""
-        if flight.phases.finished_s is not None:
-            self.counters["finished"] += 1
+        self.counters[flight.ends] += 1
+        self.traffic.ended(len(flight.request.emitted))
         self._release(flight, flight.prefill)
         self._release(flight, flight.decode, tell=computing)
         flight.state = "done"

@@ -1,0 +1,207 @@
+"""What operators may ask of a running server, and what is refused: nobody is left without a peer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+from front_stage import Stage, play
+
+from silva.serving.api.errors import as_api_error
+from silva.serving.backend import (
+    ChangeRefusedError,
+    UnavailableError,
+    UnknownPeerError,
+)
+from silva.serving.wire.messages import Stop
+
+ALL = ("prefill-1", "prefill-2", "decode-1", "decode-2", "cache-1")
+
+
+async def refused(change: Awaitable[None], match: str) -> None:
+    """The change is a 409 that says what to do instead."""
+    with pytest.raises(ChangeRefusedError, match=match) as caught:
+        await change
+    assert caught.value.remedy
+    answer = as_api_error(caught.value)
+    assert (answer.status, answer.code) == (409, "change_refused")
+    assert caught.value.remedy in answer.body()["error"]["message"]
+
+
+def test_draining_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        await s.front.drain("decode-1")
+        await refused(s.front.drain("decode-1"), "decode-1 is leaving already")
+        await refused(s.front.switch("decode-1", "prefill"), "decode-1 is leaving already")
+        await s.settle()
+        assert s.states()["decode-1"] == "draining"
+        assert [name for name, m in s.wire.sent if isinstance(m, Stop)] == ["decode-1"]
+        s.processes.left("decode-1")
+        with pytest.raises(UnknownPeerError):
+            await s.front.drain("decode-1")
+
+    play(monkeypatch, scene)
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_the_last_of_a_role_stays(monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    other = {"prefill": "decode", "decode": "prefill"}[role]
+
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        await s.front.drain(f"{role}-1")
+        await refused(s.front.drain(f"{role}-2"), f"{role}-2 is the last {role} peer")
+        await refused(s.front.switch(f"{role}-2", other), "is the last")
+        assert s.states()[f"{role}-2"] == "ready"
+        assert len(s.processes.names(other)) == 2  # type: ignore[arg-type]
+
+    play(monkeypatch, scene)
+
+
+def test_the_only_one_that_serves_stays_until_another_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello("prefill-1", "prefill-2", "decode-1", "cache-1")
+        await refused(s.front.drain("decode-1"), "no decode peer but decode-1 serves")
+        s.hello("decode-2")
+        await s.front.drain("decode-1")
+
+    play(monkeypatch, scene)
+
+
+def test_cache_peers_may_all_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        await s.front.drain("cache-1")
+        await refused(s.front.drain("cache-1"), "is leaving already")
+
+    play(monkeypatch, scene)
+
+
+def test_a_peer_that_starts_is_ended_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not hear that it has to stop, and must not serve when it is ready after all."""
+
+    async def scene(s: Stage) -> None:
+        s.hello("prefill-1", "prefill-2", "decode-1", "cache-1")
+        await s.front.drain("decode-2")
+        assert s.processes.killed == ["decode-2"]
+        s.hello("decode-2")
+        assert s.states()["decode-2"] == "draining"
+
+    play(monkeypatch, scene)
+
+
+def test_a_peer_that_does_not_leave_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("silva.serving.front.LEAVE_S", 0.0)
+
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        await s.front.drain("decode-2")
+        assert s.processes.killed == []
+        while not s.processes.killed:
+            await asyncio.sleep(0)
+        assert s.processes.killed == ["decode-2"]
+
+    play(monkeypatch, scene)
+
+
+def test_switching(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        await refused(s.front.switch("decode-1", "decode"), "decode-1 is a decode peer already")
+        with pytest.raises(UnknownPeerError, match="no role 'both'"):
+            await s.front.switch("decode-1", "both")
+        with pytest.raises(UnknownPeerError, match="no peer 'decode-7'"):
+            await s.front.switch("decode-7", "prefill")
+        await s.front.switch("decode-1", "prefill")
+        assert s.states()["decode-1"] == "draining"
+        assert s.states()["prefill-3"] == "starting"
+        assert s.processes.names("decode") == ["decode-2"]
+
+    play(monkeypatch, scene)
+
+
+@pytest.mark.parametrize(
+    "roles", [{"decode": 0}, {"prefill": 0}, {"decode": 65}, {"cache": 65}, {"cache": -1}]
+)
+def test_scaling_beyond_limits_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, roles: dict[str, int]
+) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        before = s.states()
+        await refused(s.front.scale({"prefill": 3, **roles}), "peers")
+        with pytest.raises(UnknownPeerError, match="no role 'both'"):
+            await s.front.scale({"prefill": 3, "both": 1})
+        assert s.states() == before
+
+    play(monkeypatch, scene)
+
+
+def test_no_role_gets_more_than_the_limit_by_switching(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        await s.front.scale({"prefill": 64})
+        await refused(s.front.switch("decode-1", "prefill"), "no more prefill peers")
+        assert s.states()["decode-1"] == "ready"
+
+    play(monkeypatch, scene)
+
+
+def test_scaling_down_takes_those_that_do_not_serve_then_the_youngest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(s: Stage) -> None:
+        await s.front.scale({"decode": 4})
+        s.hello("decode-2", "decode-4")
+        await s.front.scale({"decode": 2})
+        assert s.processes.names("decode") == ["decode-2", "decode-4"]
+        await s.front.scale({"decode": 1})
+        assert s.processes.names("decode") == ["decode-2"]
+        await s.front.scale({"decode": 1})
+        assert s.processes.names("decode") == ["decode-2"]
+
+    play(monkeypatch, scene)
+
+
+def test_a_server_that_stops_is_changed_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        await s.front.close(grace_s=0.0)
+        for change in (
+            s.front.scale({"decode": 3}),
+            s.front.drain("decode-1"),
+            s.front.switch("decode-1", "prefill"),
+        ):
+            with pytest.raises(UnavailableError, match="stopping"):
+                await change
+        assert s.processes.names("decode") == []
+
+    play(monkeypatch, scene)
+
+
+def test_how_requests_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        asked = {name: s.ask(name) for name in ("whole", "stopped", "left")}
+        await s.settle()
+        for name in asked:
+            flight = s.front.hub.flights[name]
+            s.prefilled(name, flight.prefill)
+        await s.settle()
+        s.token("whole", s.front.hub.flights["whole"].decode, "length")
+        s.front.complete("stopped")  # its text has reached a stop string
+        s.front.complete("unknown")
+        for name in ("stopped", "left"):
+            asked[name].cancel()
+        given_up = s.ask("given-up")
+        await s.settle()
+        s.front.hub.end("no more")
+        with pytest.raises(UnavailableError, match="no more"):
+            await given_up
+        counters = s.front.status().counters
+        ends = {name: counters[name] for name in ("requests", "finished", "cancelled", "failed")}
+        assert ends == {"requests": 4, "finished": 2, "cancelled": 1, "failed": 1}
+
+    play(monkeypatch, scene)
