@@ -57,3 +57,11 @@ def test_totals_do_not_fall_when_a_peer_is_replaced() -> None:
     status = overview(hub)
     assert (status.cache.objects, status.cache.hits, status.cache.misses) == (1, 7, 2)
     assert (status.counters["corrupt"], status.counters["write_errors"]) == (2, 3)
+
+
+def test_a_peer_tells_where_its_steps_went() -> None:
+    hub = hub_of_four()
+    tell(hub, "decode-1", steps=3.0, step_s=2.0, execute_s=1.5, model_s=1.0, preempted=1.0)
+    decode, prefill = (p for p in overview(hub).peers if p.role in ("decode", "prefill"))
+    assert (decode.steps, decode.step_s, decode.execute_s, decode.model_s) == (3, 2.0, 1.5, 1.0)
+    assert (decode.preempted, prefill.steps, prefill.step_s) == (1, 0, 0.0)

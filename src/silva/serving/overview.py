@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from silva.serving.backend import CacheStatus, PeerState, PeerStatus, PoolStatus, Status
+from silva.serving.engine.spent import NAMES as SPENT
 from silva.serving.hub.hub import Hub
 from silva.serving.hub.peer import Peer
 
@@ -31,6 +33,12 @@ def _roles(peers: Iterable[PeerStatus]) -> list[str]:
     return sorted({p.role for p in peers})
 
 
+def spent(counters: Mapping[str, float]) -> dict[str, Any]:
+    """What a peer tells of its steps, as `PeerStatus` has it."""
+    known = {name: counters.get(name, 0.0) for name in SPENT}
+    return known | {name: int(known[name]) for name in ("steps", "preempted")}
+
+
 def _peer(peer: Peer) -> PeerStatus:
     state: PeerState = "dead" if peer.silent else peer.state
     load = peer.load
@@ -43,6 +51,7 @@ def _peer(peer: Peer) -> PeerStatus:
         running=load.running,
         blocks_free=load.blocks_free,
         blocks_total=load.blocks_total,
+        **spent(peer.counters),
     )
 
 

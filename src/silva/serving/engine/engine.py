@@ -44,6 +44,7 @@ from silva.serving.engine.grammar import Grammars
 from silva.serving.engine.kv import KVMemory
 from silva.serving.engine.lost import lose
 from silva.serving.engine.runner import Executed, Runner
+from silva.serving.engine.spent import Spent
 
 log = logging.getLogger("silva.engine")
 
@@ -142,6 +143,7 @@ class Engine:
         numerics = str(model.dtype).removeprefix("torch.")
         self.identity = CacheIdentity(model.digest, numerics, shape.block_tokens)
         self.runner = Runner(model, memory, clock, threads=threads, backend=backend)
+        self.spent = Spent()
         self._vocab_size = model.config.vocab_size
         self._clock = clock
         self._tracked: dict[str, Tracked] = {}
@@ -212,7 +214,9 @@ class Engine:
         last one were told.
         """
         now_s = self._clock()
+        self.spent.turn(now_s)
         plan = scheduler.schedule(self.state, now_s, self.step_time)
+        self.spent.preempted += len(plan.preempted)
         begun = fills.lookups(self.state)
         if begun:
             self.listener.lookups(begun)
@@ -225,6 +229,7 @@ class Engine:
             # Blocks that were given back may let another request start.
             return bool(plan.left)
         self._failed_steps = 0
+        self.spent.computed(now_s, executed.result.seconds, self.runner.model_s)
         self.step_time.observe(*self.state.load(), executed.result.seconds)
         lose(self.state, executed.failed)
         stored = self._learn(executed)

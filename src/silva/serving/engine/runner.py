@@ -66,6 +66,8 @@ class Runner:
         """`clock`: seconds, to time the steps. `threads`: of the attention; torch has its own."""
         self.model, self.memory = model, memory
         self._clock, self._threads, self._backend = clock, threads, backend
+        self.model_s = 0.0
+        """Seconds in the model, of all steps."""
         self._batch = Batch()
         self._sampler = Sampler(model.config.vocab_size)
         self._sequences: dict[str, Running] = {}
@@ -174,6 +176,7 @@ class Runner:
             self._threads,
             self._backend,
         )
+        start = self._clock()
         with torch.inference_mode():
             hidden = self.model.hidden(
                 torch.from_numpy(np.concatenate(tokens)), torch.from_numpy(at), attend
@@ -181,7 +184,9 @@ class Runner:
             if wanted != len(at):
                 sampling = [True] * len(rows) + [c.samples for c in chunks]
                 hidden = hidden[torch.from_numpy(ends[sampling] - 1)]
-            return self.model.logits(hidden)
+            logits = self.model.logits(hidden)
+        self.model_s += self._clock() - start
+        return logits
 
     def _masks(
         self, names: Sequence[str], failed: dict[str, ServingError]

@@ -106,7 +106,7 @@ class ComputingPeer(Listener, ABC):
         now = time.monotonic()
         if now - self._told_s >= STATUS_S:
             self._told_s = now
-            self.ray.send(Status(self._load(), self.counters))
+            self.ray.send(Status(self._load(), {**self.counters, **self.engine.spent.told()}))
 
     def _load(self) -> Load:
         counts, settings = self.engine.counts(), self.engine.state.settings

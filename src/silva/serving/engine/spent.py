@@ -1,0 +1,43 @@
+"""Where the time of an engine went: what the status of a peer shows of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Spent:
+    """Totals since the start. Written by the engine's thread, read by any."""
+
+    steps: int = 0
+    """Steps that computed something."""
+    step_s: float = 0.0
+    """Of those, from the start of the step to whatever the thread does next: the owner's work too."""
+    execute_s: float = 0.0
+    """Of that, in the runner: model and sampling."""
+    model_s: float = 0.0
+    """Of that, in the model."""
+    preempted: int = 0
+    """Requests that gave their blocks to others and were computed again."""
+    _since_s: float | None = field(default=None, repr=False)
+
+    def turn(self, now_s: float) -> None:
+        """A step begins, or is looked for: what came before it belongs to the one before."""
+        if self._since_s is not None:
+            self.step_s += now_s - self._since_s
+        self._since_s = None
+
+    def computed(self, start_s: float, execute_s: float, model_s: float) -> None:
+        """The step that began at `start_s` was computed; `model_s`: in the model, of all steps."""
+        self._since_s = start_s
+        self.steps += 1
+        self.execute_s += execute_s
+        self.model_s = model_s
+
+    def told(self) -> Mapping[str, float]:
+        """As a peer reports it."""
+        return {name: getattr(self, name) for name in NAMES}
+
+
+NAMES = ("steps", "step_s", "execute_s", "model_s", "preempted")
