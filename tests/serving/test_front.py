@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Awaitable
+from pathlib import Path
 
 import pytest
 from front_stage import Stage, play
 
+from silva.errors import ServingError
 from silva.serving.api.errors import as_api_error
 from silva.serving.backend import (
     ChangeRefusedError,
     UnavailableError,
     UnknownPeerError,
 )
+from silva.serving.config import ServeConfig
+from silva.serving.front import Front, sockets_folder
 from silva.serving.wire.messages import Stop
 
 ALL = ("prefill-1", "prefill-2", "decode-1", "decode-2", "cache-1")
@@ -205,3 +210,31 @@ def test_how_requests_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ends == {"requests": 4, "finished": 2, "cancelled": 1, "failed": 1}
 
     play(monkeypatch, scene)
+
+
+def test_sockets_need_a_short_path_and_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(ServingError, match="set TMPDIR to a shorter one"):
+        sockets_folder()
+    assert not list(long.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(ServingError, match="no folder for sockets"):
+        sockets_folder()
+
+
+def test_a_front_that_could_not_open_can_be_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+
+    async def scene() -> None:
+        front = Front(ServeConfig(), tmp_path, [])
+        with pytest.raises(ServingError):
+            await front.open()
+        await front.close(0.0)
+
+    asyncio.run(scene())

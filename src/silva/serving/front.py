@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from silva.control.request import Output, Request
+from silva.errors import ServingError
 from silva.serving.backend import (
     ChangeRefusedError,
     ModelCard,
@@ -37,6 +38,9 @@ log = logging.getLogger("silva.front")
 HUB = "hub"
 TICK_S = 0.5
 
+LONGEST_FOLDER = 107 - len("/cache-9999-0123456789abcdef")
+"""Linux takes 107 bytes as the path of a socket."""
+
 LEAVE_S = 10.0
 """A peer that has finished and was told to leave is ended after this time: it may be stuck."""
 
@@ -50,6 +54,7 @@ class Front:
         self._by_name = {card.id: card for card in cards}
         self._closing = False
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._centre: Centre | None = None
         self._token = secrets.token_bytes(32)
         self._identities: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -65,9 +70,11 @@ class Front:
     # Life -----------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Start the peers of the configuration; returns at once, `ready` says when they serve."""
-        # Everything of one run lies here: sockets only, since shared memory has no name.
-        self._folder = tempfile.TemporaryDirectory(prefix="silva-")
+        """Start the peers of the configuration; returns at once, `ready` says when they serve.
+
+        Raises ServingError; to be closed all the same.
+        """
+        self._folder = sockets_folder()
         self._centre = Centre(address(Path(self._folder.name), HUB), self._receive)
         for role in cast(tuple[Role, ...], get_args(Role)):
             for _ in range(getattr(self.config.pools, role)):
@@ -88,7 +95,8 @@ class Front:
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
-        await self._centre.close()
+        if self._centre is not None:
+            await self._centre.close()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -128,7 +136,7 @@ class Front:
 
     def _send(self, name: str, message: Message) -> None:
         identity = self._identities.get(name)
-        if identity is not None:
+        if identity is not None and self._centre is not None:
             self._centre.send(identity, message)
 
     def _receive(self, identity: str, message: AnyMessage) -> None:
@@ -264,6 +272,25 @@ def _role(name: str) -> Role:
     if name not in get_args(Role):
         raise UnknownPeerError(f"no role {name[:64]!r}", remedy="prefill, decode or cache")
     return cast(Role, name)
+
+
+def sockets_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for all sockets of one run; nothing else lies there, shared memory has no name.
+
+    Raises ServingError where there is no room, or where a socket's path would be too long.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="silva-")
+    except OSError as error:
+        what = f"no folder for sockets can be made: {error.strerror or error}"
+        remedy = "free space there, or set TMPDIR to another folder"
+        raise ServingError(what, where=tempfile.gettempdir(), remedy=remedy) from error
+    if len(os.fsencode(folder.name)) > LONGEST_FOLDER:
+        folder.cleanup()
+        what = f"a folder for sockets would have a path of over {LONGEST_FOLDER} bytes"
+        remedy = "set TMPDIR to a shorter one"
+        raise ServingError(what, where=tempfile.gettempdir(), remedy=remedy)
+    return folder
 
 
 def threads_each(config: ServeConfig) -> int:
