@@ -30,12 +30,15 @@ _ROUNDS, _POINTS, _SHRINK = 14, 5, 0.55
 _START = Fitted(0.9, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def fitted(hw: Hardware) -> Fitted:
-    """All fitted parameters of a machine, to the digits that are frozen."""
+def fitted(hw: Hardware, weight_bytes: float = 1.0) -> Fitted:
+    """All fitted parameters of a machine, to the digits that are frozen.
+
+    weight_bytes: of the products in its tables, INT8 or FP8 unless told otherwise
+    """
     network = hw.scale_up.read_gbps / hw.scale_up.nominal_gbps
     so_far = replace(_START, network=network)
     for _ in range(4):  # the overlap bears a little on large products, and they on it
-        so_far = _with_overlap(hw, _with_products(hw, so_far))
+        so_far = _with_overlap(hw, _with_products(hw, so_far, weight_bytes), weight_bytes)
     dispatch = exchange_work(hw, 2, hw.exchange.dispatch_bytes)
     combine = exchange_work(hw, 3, hw.exchange.combine_bytes)
     every = replace(
@@ -49,43 +52,43 @@ def fitted(hw: Hardware) -> Fitted:
     return Fitted(**{name: float(f"{value:.{DIGITS}g}") for name, value in asdict(every).items()})
 
 
-def _with_products(hw: Hardware, so_far: Fitted) -> Fitted:
+def _with_products(hw: Hardware, so_far: Fitted, weight_bytes: float) -> Fitted:
     """Share of the peak of deep tiles, and the depth that a tile's start is worth."""
 
     def cost(values: Sequence[float]) -> float:
         trial = replace(so_far, gemm_compute=values[0], gemm_depth=values[1])
-        return _squares(gemm_errors(replace(hw, fitted=trial)))
+        return _squares(gemm_errors(replace(hw, fitted=trial), weight_bytes))
 
     compute, depth = _minimum(cost, [(0.3, 1.0), (0.0, 2000.0)])
     return replace(so_far, gemm_compute=compute, gemm_depth=depth)
 
 
-def _with_overlap(hw: Hardware, so_far: Fitted) -> Fitted:
+def _with_overlap(hw: Hardware, so_far: Fitted, weight_bytes: float) -> Fitted:
     """How far arithmetic and the reading of weights overlap."""
 
     def cost(values: Sequence[float]) -> float:
         trial = replace(so_far, gemm_overlap=values[0])
-        return _squares(grouped_errors(replace(hw, fitted=trial)))
+        return _squares(grouped_errors(replace(hw, fitted=trial), weight_bytes))
 
     (overlap,) = _minimum(cost, [(1.0, 9.0)])
     return replace(so_far, gemm_overlap=overlap)
 
 
-def gemm_errors(hw: Hardware) -> list[float]:
+def gemm_errors(hw: Hardware, weight_bytes: float = 1.0) -> list[float]:
     """Relative errors of predicted rates against the table "gemm"."""
     errors = []
     for groups, rows, columns, inner, share in hw.tables.gemm:
-        work = Matrix(rows, columns, inner, groups)
+        work = Matrix(rows, columns, inner, groups, weight_bytes)
         rate = work.flops / matrix_s(hw, work)[0]
         errors.append(rate / (hw.die.low_precision_tops * TERA) / share - 1.0)
     return errors
 
 
-def grouped_errors(hw: Hardware) -> list[float]:
+def grouped_errors(hw: Hardware, weight_bytes: float = 1.0) -> list[float]:
     """Logarithms of predicted over told reading rates of the table "grouped": few rows an expert."""
     errors = []
     for groups, rows, columns, inner, share in hw.tables.grouped:
-        work = Matrix(rows, columns, inner, groups)
+        work = Matrix(rows, columns, inner, groups, weight_bytes)
         rate = work.weights / matrix_s(hw, work)[0]
         errors.append(float(np.log(rate / (hw.die.memory_gbps * GIGA) / share)))
     return errors

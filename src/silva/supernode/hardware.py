@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from silva.errors import ConfigError
+from silva.supernode.profile import Profile
 from silva.supernode.sourced import Sourced, at_least, positive, read_sourced, spec_file
 
 GIGA = 1e9
@@ -228,6 +229,8 @@ class Hardware:
     fitted: Fitted
     assumed: Assumed
     tables: Tables
+    profile: Profile | None = None
+    """Steps of one model that were measured on this very machine (`silva profile`)."""
 
     @cached_property
     def memory_bps(self) -> float:

@@ -7,9 +7,9 @@ answers in microseconds. Between its points it is linear, beyond them it goes on
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import replace
 
+from silva.supernode.curve import Curve
 from silva.supernode.decode import decode_step
 from silva.supernode.prefill import prefill_step
 from silva.supernode.system import System
@@ -18,22 +18,6 @@ from silva.supernode.workload import DecodeLoad, PrefillLoad
 _BATCHES = (1.0, 4.0, 8.0, 16.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0)
 _LENGTHS = (0.0, 1024.0, 4096.0, 16_384.0, 65_536.0)
 _TOKENS = (64.0, 256.0, 1024.0, 4096.0, 8192.0, 16_384.0, 32_768.0)
-
-
-class Curve:
-    """A function through points, straight between them and beyond the last two."""
-
-    def __init__(self, places: Sequence[float], values: Sequence[float]) -> None:
-        self.places, self.values = list(places), list(values)
-
-    def at(self, place: float) -> float:
-        """The value at a place; below the first point, that of the first."""
-        places, values = self.places, self.values
-        if place <= places[0]:
-            return values[0]
-        i = min(bisect_right(places, place), len(places) - 1)
-        low, high = places[i - 1], places[i]
-        return values[i - 1] + (place - low) / (high - low) * (values[i] - values[i - 1])
 
 
 class DecodeTimes:
