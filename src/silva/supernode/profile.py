@@ -15,7 +15,6 @@ from itertools import groupby
 
 import numpy as np
 
-from silva.config import setting
 from silva.errors import ConfigError
 from silva.supernode.curve import Curve
 from silva.supernode.sourced import at_least, positive
@@ -31,8 +30,9 @@ JITTER_COLUMNS = ("share of steps", "times the median")
 class Steps:
     """Steps of one engine over one model. Times are medians of repeated steps."""
 
-    model: str = setting("", help="what the model was asked for by")
-    dtype: str = setting("float32", help="arithmetic")
+    model: str
+    """What it was asked for by."""
+    dtype: str
     cores: int = positive()
     """Cores that all processes of the server share."""
     threads: int = positive()
@@ -40,13 +40,13 @@ class Steps:
     block_tokens: int = positive()
     head_ms: float = at_least(0)
     """What a chunk of a prompt takes less when no token is sampled after it."""
-    prefill: Table = ()
+    prefill: Table
     """Columns: PREFILL_COLUMNS."""
-    decode: Table = ()
+    decode: Table
     """Columns: DECODE_COLUMNS."""
-    prefill_jitter: Table = ()
+    prefill_jitter: Table
     """Columns: JITTER_COLUMNS. Repeated steps over the median of their kind."""
-    decode_jitter: Table = ()
+    decode_jitter: Table
 
     def __post_init__(self) -> None:
         widths = {"prefill": 4, "decode": 4, "prefill_jitter": 2, "decode_jitter": 2}
