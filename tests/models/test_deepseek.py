@@ -22,6 +22,7 @@ from deepseek_cases import (
 from safetensors.torch import load_file, save_file
 
 from silva.models.deepseek_loader import load_deepseek
+from silva.models.kept import Latent
 from silva.models.latent import CausalLatents
 
 
@@ -70,7 +71,7 @@ def test_a_token_keeps_one_latent_a_layer(models: Any) -> None:
     memory = PlainLatents()
     memory.step([("a", 5)])
     model.hidden(torch.tensor(tokens_of(5)), torch.arange(5), memory)
-    assert model.kv_shape == (1, 1, 24)
+    assert model.config.kept == Latent(24)
     assert {kept.shape for kept in memory.kept.values()} == {(5, 24)}
     assert len(memory.kept) == 3
 

@@ -8,6 +8,7 @@ import pytest
 
 from silva.errors import ModelError
 from silva.models.deepseek_config import deepseek_config, read_config
+from silva.models.kept import Latent
 
 V3: dict[str, Any] = {
     "model_type": "deepseek_v3",
@@ -80,7 +81,7 @@ def test_deepseek_v3() -> None:
     c = deepseek_config(V3, "x")
     assert (c.layers, c.dense_layers, c.experts, c.gate.top_k) == (61, 3, 256, 8)
     assert (c.gate.groups, c.gate.top_groups, c.gate.scaling) == (8, 4, 2.5)
-    assert (c.head_size, c.kv_heads, c.block, c.drafts) == (576, 1, (128, 128), 1)
+    assert (c.kept, c.block, c.drafts) == (Latent(576), (128, 128), 1)
     assert c.rope.factor == 40
     assert c.rope.amplitude == 1.0
     assert c.softmax_scale == pytest.approx(192**-0.5 * 1.3688879**2)

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from silva.errors import ModelError
 from silva.models.deepseek_config import read_config
-from silva.models.deepseek_loader import DeepseekSource, load_deepseek
+from silva.models.deepseek_loader import load_deepseek
+from silva.models.deepseek_source import DeepseekSource
 from silva.models.fp8 import FP8, dequantise, scale_shape
-from silva.models.mapped import write_mapped
+from silva.models.mapped import Placed, write_mapped
 
 
 @pytest.fixture
@@ -109,8 +110,8 @@ def test_experts_one_after_the_other_stay_in_the_file(folder: Path) -> None:
         ]
     (folder / "model.safetensors").unlink()
     with (folder / "model.safetensors").open("wb") as file:
-        listed = [(name, tuple(tensors[name].shape)) for name in first]
-        write_mapped(file, listed, torch.float32, tensors.__getitem__)
+        listed = [Placed(name, tuple(tensors[name].shape), torch.float32) for name in first]
+        write_mapped(file, listed, tensors.__getitem__)
     source = DeepseekSource(folder, read_config(folder))
     kept = source.experts(1, lambda layer, e: 4 <= e < 8, torch.float32)
     size = (folder / "model.safetensors").stat().st_size

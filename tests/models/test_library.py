@@ -258,3 +258,61 @@ def test_smollm2_answers_as_in_transformers(users_cache: Path) -> None:
     with torch.no_grad():
         expected = stock(torch.tensor([answer[:-1]])).logits[0]
     torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "converted"),
+    [
+        ("v3", "float32", True),
+        ("v2 lite", "bfloat16", True),
+        ("v3 dense only", "float32", False),
+    ],
+)
+def test_experts_that_lie_scattered_are_put_in_order_once(
+    library: Library, seen: list[str], tmp_path: Path, shape: str, dtype: str, converted: bool
+) -> None:
+    from deepseek_cases import logits_in_steps as logits_of
+    from deepseek_cases import save_hf as save_deepseek
+    from deepseek_cases import tokens_of
+
+    source = save_deepseek(tmp_path / "model", shape)
+    folder = library.resolve(str(source), dtype)
+    assert (folder != source) == converted == (module.CONVERTING in seen)
+    assert library.resolve(str(folder), dtype) == folder
+    kind = getattr(torch, dtype)
+    model, own = (load_language_model(f, dtype=kind) for f in (folder, source))
+    sequences, steps = {"a": tokens_of(20)}, [{"a": 12}, *[{"a": 1}] * 8]
+    found = logits_of(model, sequences, steps)["a"]  # type: ignore[arg-type]
+    assert torch.equal(found, logits_of(own, sequences, steps)["a"])  # type: ignore[arg-type]
+    size = (folder / "model.safetensors").stat().st_size
+    for experts in model.exchange._layers.values():  # type: ignore[attr-defined]
+        assert experts.gate_up.untyped_storage().nbytes() == size
+        assert experts.down.untyped_storage().nbytes() == size
+
+
+def test_a_quantised_model_with_a_draft_is_written_without_scales(
+    library: Library, tmp_path: Path
+) -> None:
+    from deepseek_cases import save_hf as save_deepseek
+    from safetensors.torch import load_file, save_file
+
+    from silva.models.fp8 import FP8
+
+    source = save_deepseek(tmp_path / "model", num_hidden_layers=2)
+    tensors = {name: t.clone() for name, t in load_file(source / "model.safetensors").items()}
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+    tensors[name] = tensors[name].to(FP8)
+    tensors[f"{name}_scale_inv"] = torch.full((2, 3), 0.5)
+    (source / "model.safetensors").unlink()
+    save_file(tensors, source / "model.safetensors")
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    config["num_nextn_predict_layers"] = 1
+    (source / "config.json").write_text(json.dumps(config))
+    folder = library.resolve(str(source), "float32")
+    written = load_file(folder / "model.safetensors")
+    assert {t.dtype for t in written.values()} == {torch.float32}
+    assert torch.equal(written[name], tensors[name].float() * 0.5)
+    assert not any("scale" in n for n in written)
+    settings = json.loads((folder / "config.json").read_text())
+    assert "quantization_config" not in settings and settings["num_nextn_predict_layers"] == 0

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from language_cases import FAMILIES, logits_in_steps, random_hf, save_hf
 
 from silva.models.attention import CausalAttention
+from silva.models.kept import Heads
 from silva.models.language_loader import load_language_model
 from silva.models.llama import inverse_frequencies
 from silva.models.llama_config import Rope
@@ -90,7 +91,7 @@ def test_stories260k_tells_its_story(shared_data: Path) -> None:
 
 def test_what_one_token_keeps(models: Any) -> None:
     _, model = models["qwen3"]
-    assert model.kv_shape == (2, 2, 16)
+    assert model.config.kept == Heads(2, 16, 16)
     seen: list[tuple[int, ...]] = []
 
     def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

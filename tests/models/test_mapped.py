@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
 from silva.errors import ModelError
-from silva.models.mapped import MappedFile, write_mapped
+from silva.models.mapped import MappedFile, Placed, write_mapped
 
 TENSORS = {
     "a": torch.arange(6, dtype=torch.float32).view(2, 3),
@@ -27,7 +27,8 @@ WHOLE = save(TENSORS)
 
 def written(order: list[str], dtype: torch.dtype = torch.float32) -> bytes:
     file = io.BytesIO()
-    write_mapped(file, [(n, tuple(TENSORS[n].shape)) for n in order], dtype, TENSORS.__getitem__)
+    entries = [Placed(n, tuple(TENSORS[n].shape), dtype) for n in order]
+    write_mapped(file, entries, TENSORS.__getitem__)
     return file.getvalue()
 
 

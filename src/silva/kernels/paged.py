@@ -102,7 +102,7 @@ def paged_attention(
     scale = key_size**-0.5 if scale is None else scale
     compiled = _choose(keys, values, backend)
     if compiled is None:
-        _check_sequences(table, starts, contexts, blocks, block_tokens)
+        check_sequences(table, starts, contexts, blocks, block_tokens)
         return paged_reference.paged_attention(q, keys, values, table, starts, contexts, scale)
     queries = _rows(q, torch.float32)
     out = torch.empty(tokens, heads, values.shape[3])
@@ -142,7 +142,7 @@ def _choose(keys: Tensor, values: Tensor, backend: Backend) -> ModuleType | None
     return compiled
 
 
-def _check_sequences(
+def check_sequences(
     table: NDArray[np.int32],
     starts: NDArray[np.int32],
     contexts: NDArray[np.int32],

@@ -55,3 +55,40 @@ def sequence_attention(
         enable_gqa=q.shape[1] != k.shape[0],
     )
     out.copy_(attended[0].transpose(0, 1))
+
+
+def latent_attention(
+    q: Tensor,
+    pool: Tensor,
+    table: NDArray[np.int32],
+    starts: NDArray[np.int32],
+    contexts: NDArray[np.int32],
+    rank: int,
+    scale: float,
+) -> Tensor:
+    """As `paged_latents.latent_attention`, one sequence after the other."""
+    out = q.new_empty(len(q), q.shape[1], rank)
+    for i, context in enumerate(contexts.tolist()):
+        rows = slice(int(starts[i]), int(starts[i + 1]))
+        out[rows] = mix_latents(q[rows], gather(pool, table[i], context).to(q.dtype), rank, scale)
+    return out
+
+
+def gather(pool: Tensor, table: NDArray[np.int32], context: int) -> Tensor:
+    """The first `context` latents [context, size] of a sequence whose blocks are `table` [width]."""
+    blocks = torch.from_numpy(table[: -(-context // pool.shape[1])]).long()
+    return pool[blocks].flatten(0, 1)[:context]
+
+
+def mix_latents(q: Tensor, latents: Tensor, rank: int, scale: float) -> Tensor:
+    """Mixtures [queries, heads, rank] of the latents [keys, size] of one sequence, by absorbed
+    queries [queries, heads, size] of its last tokens.
+    """
+    count, heads, size = q.shape
+    # All heads meet the same latents: one matrix product for all of them.
+    scores = (q.reshape(-1, size) @ latents.T).view(count, heads, -1).float() * scale
+    if count > 1:
+        seen = torch.ones(count, len(latents), dtype=torch.bool).tril(len(latents) - count)
+        scores = scores.masked_fill(~seen[:, None], float("-inf"))
+    share = scores.softmax(dim=-1).to(q.dtype).view(count * heads, -1)
+    return (share @ latents[:, :rank]).view(count, heads, rank)

@@ -117,11 +117,6 @@ class Deepseek:
     def dtype(self) -> torch.dtype:
         return self.weights.embedding.dtype
 
-    @property
-    def kv_shape(self) -> tuple[int, ...]:
-        """One latent for all heads: there are no values beside it."""
-        return (1, 1, self.config.kv_rank + self.config.rope_size)
-
     def hidden(self, tokens: Tensor, positions: Tensor, attend: LatentAttend) -> Tensor:
         """Normalised last hidden states [tokens, hidden_size]; tokens, positions: int64 [tokens]."""
         x = F.embedding(tokens, self.weights.embedding)

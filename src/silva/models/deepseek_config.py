@@ -8,9 +8,9 @@ from typing import Any
 
 from silva.errors import ModelError
 from silva.models.config_fields import CONFIG, Fields, read_files, shape_digest
+from silva.models.deepseek_rules import GateRule, YarnRope
 from silva.models.fields import refused, short
-from silva.models.gate import GateRule
-from silva.models.yarn import YarnRope
+from silva.models.kept import Latent
 
 FAMILIES = ("deepseek_v3", "deepseek_v2")
 """Values of `model_type`. Moonlight and R1 say deepseek_v3, V2-Lite says deepseek_v2."""
@@ -64,14 +64,9 @@ class DeepseekConfig:
     bos_id: int | None = None
 
     @property
-    def kv_heads(self) -> int:
-        """Latents serve all heads."""
-        return 1
-
-    @property
-    def head_size(self) -> int:
-        """Values of a latent, position included: 576 in DeepSeek-V3."""
-        return self.kv_rank + self.rope_size
+    def kept(self) -> Latent:
+        """One latent for all heads, position included: 512 + 64 values in DeepSeek-V3."""
+        return Latent(self.kv_rank + self.rope_size)
 
     @property
     def softmax_scale(self) -> float:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from silva.models.deepseek import (
@@ -25,6 +26,8 @@ from silva.models.latent import LatentHeads
 from silva.models.llama import Linear
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+
+CORRECTION = "mlp.gate.e_score_correction_bias"
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _COPIES = ("embed_tokens.weight", "shared_head.head.weight")
@@ -43,6 +46,13 @@ def is_ignored(name: str, config: DeepseekConfig) -> bool:
     if rest == "self_attn.rotary_emb.inv_freq" or layer >= config.layers + config.drafts:
         return True
     return layer >= config.layers and rest in _COPIES
+
+
+def type_of(name: str, dtype: torch.dtype) -> torch.dtype:
+    """What a tensor of a model of type `dtype` is used as: a choice of experts may hang on the last
+    bit of a correction bias.
+    """
+    return torch.float32 if name.endswith(CORRECTION) else dtype
 
 
 def draft_layer(config: DeepseekConfig) -> str:
@@ -98,12 +108,18 @@ def _mlp_shapes(c: DeepseekConfig, layer: int) -> Shapes:
         return _swiglu_shapes("mlp.", c.hidden_size, c.intermediate_size)
     found: Shapes = {"mlp.gate.weight": (c.experts, c.hidden_size)}
     if c.gate.scoring == "sigmoid":
-        found["mlp.gate.e_score_correction_bias"] = (c.experts,)
+        found[CORRECTION] = (c.experts,)
     if c.shared_experts:
         inner = c.shared_experts * c.expert_size
         found |= _swiglu_shapes("mlp.shared_experts.", c.hidden_size, inner)
-    for expert in range(c.experts):
-        found |= _swiglu_shapes(f"mlp.experts.{expert}.", c.hidden_size, c.expert_size)
+    # In the order of `expert_names`, so that silva's own files have each kind in one piece.
+    experts = [
+        _swiglu_shapes(f"mlp.experts.{expert}.", c.hidden_size, c.expert_size)
+        for expert in range(c.experts)
+    ]
+    for kinds in (("gate_proj", "up_proj"), ("down_proj",)):
+        for shapes_ in experts:
+            found |= {n: s for n, s in shapes_.items() if n.split(".")[-2] in kinds}
     return found
 
 
@@ -160,7 +176,7 @@ def _layer(c: DeepseekConfig, n: int, read: Read) -> LayerWeights:
         return LayerWeights(attention, norm, _swiglu(f"{at}mlp.", read), None)
     bias = None
     if c.gate.scoring == "sigmoid":
-        bias = read(f"{at}mlp.gate.e_score_correction_bias").float()
+        bias = read(at + CORRECTION)
     gate = GateWeights(read(f"{at}mlp.gate.weight").float(), bias)
     shared = _swiglu(f"{at}mlp.shared_experts.", read) if c.shared_experts else None
     return LayerWeights(attention, norm, shared, gate)

@@ -9,27 +9,11 @@ b is the correction bias that balances the load in training and has no part in t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Scoring = Literal["sigmoid", "softmax"]
-
-
-@dataclass(frozen=True)
-class GateRule:
-    """How scores become a choice of `top_k` experts out of `top_groups` of `groups` groups."""
-
-    scoring: Scoring
-    top_k: int
-    groups: int = 1
-    top_groups: int = 1
-    normalised: bool = False
-    """Whether the weights of a token sum up to one, before `scaling`."""
-    scaling: float = 1.0
+from silva.models.deepseek_rules import GateRule
 
 
 def choose(x: Tensor, weight: Tensor, bias: Tensor | None, rule: GateRule) -> tuple[Tensor, Tensor]:

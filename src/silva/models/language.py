@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from silva.models.attention import Attend
+from silva.models.kept import Kept
 
 
 class LanguageConfig(Protocol):
@@ -30,13 +30,14 @@ class LanguageConfig(Protocol):
     def hidden_size(self) -> int: ...
 
     @property
-    def heads(self) -> int: ...
+    def kept(self) -> Kept:
+        """What one token keeps in one layer, in elements of the model's type."""
+        ...
 
     @property
-    def kv_heads(self) -> int: ...
-
-    @property
-    def head_size(self) -> int: ...
+    def drafts(self) -> int:
+        """Modules for multi-token prediction that came with the weights, each one layer more."""
+        ...
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -65,21 +66,31 @@ class LanguageModel(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, of the hidden states, and of the keys and values."""
+        """Of the weights, of the hidden states, and of what is kept."""
         ...
 
-    @property
-    def kv_shape(self) -> tuple[int, ...]:
-        """What one token keeps in one layer, in elements of `dtype`: (2, kv_heads, head_size)."""
-        ...
-
-    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
         """Last hidden states [tokens, hidden_size], normalised: what the head reads.
 
         tokens, positions: int64 [tokens], each token with its position in its own sequence.
+        attend: an `Attend` (silva.models.attention) where the model keeps heads' keys and values,
+        a `LatentAttend` (silva.models.latent) where it keeps latents.
         """
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states of the positions of interest [n, hidden_size] -> float32 [n, vocab_size]."""
+        ...
+
+
+@runtime_checkable
+class DraftingModel(LanguageModel, Protocol):
+    """A model that also guesses the token after next (``config.drafts > 0``)."""
+
+    def draft(self, hidden: Tensor, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
+        """Hidden states whose logits are of the token after next [tokens, hidden_size].
+
+        hidden: what `hidden` gave at `positions`; tokens: the ones that follow these. What the
+        module keeps lies in the layer after the model's, at `positions`.
+        """
         ...

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from silva.models import digests, llama_tensors
+from silva.models.deepseek_config import DeepseekConfig
+from silva.models.deepseek_loader import load_deepseek
 from silva.models.language import LanguageModel
+from silva.models.language_config import read_language_config
 from silva.models.llama import Llama
-from silva.models.llama_config import LlamaConfig, read_config
-from silva.models.mapped import MappedFile
-from silva.models.mapped_tensors import MappedTensors
-from silva.models.weight_files import compare_shapes, weight_files
+from silva.models.llama_config import LlamaConfig
+from silva.models.llama_source import LlamaSource
 
 
 def load_language_model(
@@ -29,24 +30,20 @@ def load_language_model(
     which copies them into this process; `library.resolve` gives a directory that needs no copy.
     The first time, all bytes are read for the digest. Raises ModelError naming the file.
     """
-    config = read_config(folder)
-    source = Source(folder, config)
+    config = read_language_config(folder)
+    if isinstance(config, DeepseekConfig):
+        return load_deepseek(folder, name=name, dtype=dtype)
+    return _llama(folder, config, name or folder.resolve().name, dtype)
+
+
+def _llama(folder: Path, config: LlamaConfig, name: str, dtype: torch.dtype) -> Llama:
+    source = LlamaSource(folder, config)
     weights = llama_tensors.assemble(
-        config, lambda n: source.tensor(n).to(dtype), lambda n: _to(source.joined(n), dtype)
+        config, lambda n: source.read(n, dtype), lambda n: _to(source.joined(n), dtype)
     )
     digest = digests.model_digest(config.digest(), source.digest())
-    return Llama(config, weights, name=name or folder.resolve().name, digest=digest)
+    return Llama(config, weights, name=name, digest=digest)
 
 
 def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if tensor is None else tensor.to(dtype)
-
-
-class Source(MappedTensors):
-    """The tensors of a directory, compared with its configuration; nothing is read or copied yet."""
-
-    def __init__(self, folder: Path, config: LlamaConfig) -> None:
-        """Raises ModelError for files and shapes that are not as `config` says."""
-        files = [MappedFile(path) for path in weight_files(folder)]
-        super().__init__(files, lambda name: llama_tensors.is_ignored(name, config))
-        compare_shapes(self.shapes, llama_tensors.shapes(config), folder)

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from silva.kernels.paged_reference import mix_latents
+
 Form = Literal["auto", "plain", "absorbed"]
 """Of attention to one sequence; auto takes what costs fewer multiplications."""
 
@@ -119,14 +121,8 @@ def _plain(q: Tensor, latents: Tensor, heads: LatentHeads) -> Tensor:
 
 
 def _absorbed(q: Tensor, latents: Tensor, heads: LatentHeads) -> Tensor:
-    met = heads.absorb(q)
-    # All heads meet the same latents: one matrix product for all of them.
-    scores = (met.flatten(0, 1) @ latents.T).view(len(q), q.shape[1], len(latents))
-    scores = scores.float() * heads.scale
-    scores = scores.masked_fill(~_seen(len(q), len(latents))[:, None], float("-inf"))
-    share = scores.softmax(dim=-1).to(q.dtype)
-    mixed = share.flatten(0, 1) @ latents[:, : heads.rank]
-    return heads.project(mixed.view(len(q), q.shape[1], heads.rank)).contiguous()
+    mixed = mix_latents(heads.absorb(q), latents, heads.rank, heads.scale)
+    return heads.project(mixed).contiguous()
 
 
 def _seen(queries: int, keys: int) -> Tensor:

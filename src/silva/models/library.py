@@ -1,7 +1,8 @@
 """Models by name or path, as directories that are mapped without a copy.
 
 A name stands for a file that is fetched once. GGUF files, and directories whose weights are stored
-in another type than asked for, are converted once. Everything else is used where it lies.
+in another type than asked for or whose experts lie scattered, are converted once. Everything else is
+used where it lies.
 """
 
 from __future__ import annotations
@@ -154,12 +155,11 @@ class Library:
 
     def _as(self, name: str, source: Path, dtype: str) -> Path:
         """The model of a directory with its weights stored as `dtype`."""
+        from silva.models.checkpoint import open_checkpoint
         from silva.models.convert import convert_directory, converted_size
-        from silva.models.language_loader import Source
-        from silva.models.llama_config import read_config
 
         size = converted_size(source, dtype)
-        state = hashlib.sha256(Source(source, read_config(source)).digest().encode())
+        state = hashlib.sha256(open_checkpoint(source).digest().encode())
         for file in (CONFIG, GENERATION, *TEXT_FILES):
             if (source / file).is_file():
                 state.update(file.encode())

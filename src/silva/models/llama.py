@@ -64,10 +64,6 @@ class Llama:
     def dtype(self) -> torch.dtype:
         return self.weights.embedding.dtype
 
-    @property
-    def kv_shape(self) -> tuple[int, ...]:
-        return (2, self.config.kv_heads, self.config.head_size)
-
     def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Normalised last hidden states [tokens, hidden_size]; tokens, positions: int64 [tokens]."""
         x = F.embedding(tokens, self.weights.embedding)

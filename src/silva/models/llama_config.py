@@ -9,6 +9,7 @@ from typing import Any, Literal
 from silva.errors import ModelError
 from silva.models.config_fields import CONFIG, Fields, read_files, shape_digest
 from silva.models.fields import refused, short
+from silva.models.kept import Heads
 
 _HIGHEST = {
     "vocab_size": 1 << 22,
@@ -22,7 +23,7 @@ _HIGHEST = {
     "sliding_window": 1 << 24,
 }
 
-_FAMILIES: dict[str, dict[str, Any]] = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048, "eos_token_id": 2, "bos_token_id": 1},
     "mistral": {
         "max_position_embeddings": 131_072,
@@ -84,6 +85,16 @@ class LlamaConfig:
     eos_ids: tuple[int, ...] = ()
     bos_id: int | None = None
 
+    @property
+    def kept(self) -> Heads:
+        """Keys and values of all heads that have their own."""
+        return Heads(self.kv_heads, self.head_size, self.head_size)
+
+    @property
+    def drafts(self) -> int:
+        """No modules for multi-token prediction."""
+        return 0
+
     def digest(self) -> str:
         """SHA-256 of what turns the same weights into another function; end tokens do not."""
         return shape_digest(asdict(self))
@@ -104,17 +115,17 @@ def read_config(folder: Path) -> LlamaConfig:
 def llama_config(raw: dict[str, Any], where: object) -> LlamaConfig:
     """The shape that `config.json` describes. Raises ModelError naming the field."""
     family = raw.get("model_type")
-    if not isinstance(family, str) or family not in _FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ModelError(
             f"model_type is {short(family)}",
             where=where,
-            remedy=f"silva reads language models of the types {', '.join(_FAMILIES)}",
+            remedy=f"silva reads language models of the types {', '.join(FAMILIES)}",
         )
     if raw.get("quantization_config") is not None:
         raise refused("quantization_config", "quantised safetensors are not read", where)
     if raw.get("hidden_act", "silu") != "silu":
         raise refused("hidden_act", f"{short(raw['hidden_act'])} is not silu", where)
-    values = {**_FAMILIES[family], **{k: v for k, v in raw.items() if v is not None}}
+    values = {**FAMILIES[family], **{k: v for k, v in raw.items() if v is not None}}
     f = Fields(values, where)
     hidden = _size(f, "hidden_size")
     heads = _size(f, "num_attention_heads")

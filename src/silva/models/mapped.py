@@ -50,6 +50,15 @@ class Entry:
     stop: int
 
 
+@dataclass(frozen=True)
+class Placed:
+    """One tensor of a file that is to be written."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 class MappedFile:
     """A safetensors file. `entries` is known after opening; pages are read when first used."""
 
@@ -145,22 +154,17 @@ def _no_safetensors(path: Path, why: str) -> ModelError:
     )
 
 
-def write_mapped(
-    file: BinaryIO,
-    entries: Iterable[tuple[str, tuple[int, ...]]],
-    dtype: torch.dtype,
-    read: Callable[[str], Tensor],
-) -> None:
+def write_mapped(file: BinaryIO, entries: Iterable[Placed], read: Callable[[str], Tensor]) -> None:
     """Write tensors in the order given, which is the order they lie in: what is joined stays so.
 
     `read(name)` gives one tensor at a time, of any float type; it is let go of before the next.
     """
     listed, start, header = list(entries), 0, {}
-    for name, shape in listed:
-        stop = start + math.prod(shape) * dtype.itemsize
-        header[name] = {
-            "dtype": _NAMES[dtype],
-            "shape": list(shape),
+    for each in listed:
+        stop = start + math.prod(each.shape) * each.dtype.itemsize
+        header[each.name] = {
+            "dtype": _NAMES[each.dtype],
+            "shape": list(each.shape),
             "data_offsets": [start, stop],
         }
         start = stop
@@ -168,9 +172,9 @@ def write_mapped(
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
-    for name, shape in listed:
-        tensor = read(name)
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} is {list(tensor.shape)}, not {list(shape)}")
-        flat = tensor.to(dtype).contiguous().view(-1).view(torch.uint8)
+    for each in listed:
+        tensor = read(each.name)
+        if tuple(tensor.shape) != each.shape:
+            raise ValueError(f"{each.name} is {list(tensor.shape)}, not {list(each.shape)}")
+        flat = tensor.to(each.dtype).contiguous().view(-1).view(torch.uint8)
         file.write(flat.numpy().data)

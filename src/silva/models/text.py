@@ -8,7 +8,7 @@ from typing import Any
 
 from silva.errors import PromptError
 from silva.models.chat import TEMPLATE, ChatTemplate, load_chat_template
-from silva.models.llama_config import read_config
+from silva.models.language_config import read_language_config
 from silva.models.tokenizer import (
     SPECIAL_TOKENS,
     TOKENIZER,
@@ -96,7 +96,7 @@ class LanguageText:
 
 def load_text(folder: Path) -> LanguageText:
     """The text side of a Hugging Face directory; imports no torch. Raises ModelError."""
-    config = read_config(folder)
+    config = read_language_config(folder)
     return LanguageText(
         load_tokenizer(folder),
         load_chat_template(folder),

@@ -8,57 +8,16 @@ the scale of the softmax.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from silva.models.deepseek_rules import YarnRope
+
 Rotation: TypeAlias = "tuple[Tensor, Tensor]"
 """cos and sin of each pair's angle [tokens, 1, pairs]."""
-
-
-@dataclass(frozen=True)
-class YarnRope:
-    """`default` needs `theta` only."""
-
-    theta: float = 10_000.0
-    kind: Literal["default", "yarn"] = "default"
-    factor: float = 1.0
-    original_context: int = 4096
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float = 0.0
-    mscale_all_dim: float = 0.0
-    attention_factor: float | None = None
-    """What cos and sin are multiplied by; None: follows from `factor` and the two mscales."""
-    truncated: bool = True
-    """Whether the ramp begins and ends at whole pairs."""
-
-    @property
-    def amplitude(self) -> float:
-        """What cos and sin are multiplied by."""
-        if self.kind == "default":
-            return 1.0
-        if self.attention_factor is not None:
-            return self.attention_factor
-        if self.mscale and self.mscale_all_dim:
-            return _sharpened(self.factor, self.mscale) / _sharpened(
-                self.factor, self.mscale_all_dim
-            )
-        return _sharpened(self.factor, 1.0)
-
-    @property
-    def softmax_factor(self) -> float:
-        """What the scale of the softmax is multiplied by."""
-        if self.kind == "default" or not self.mscale_all_dim:
-            return 1.0
-        return _sharpened(self.factor, self.mscale_all_dim) ** 2
-
-
-def _sharpened(factor: float, mscale: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
 @lru_cache(maxsize=16)

@@ -34,7 +34,7 @@ def make_engine(
     if threads:
         torch.set_num_threads(threads)
     loaded = load_language_model(model, dtype=getattr(torch, config.dtype))
-    shape = KVShape.of(loaded, config.kv.block_tokens)
+    shape = KVShape.of(loaded.config, config.kv.block_tokens, loaded.dtype)
     blocks = shape.blocks_in(config.kv.peer_bytes)
     buffer = memory(blocks * shape.block_bytes) if memory is not None else None
     tokenizer = (model / TOKENIZER).read_text("utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class World(Listener):
         threads: int = 1,
         **settings: Any,
     ) -> None:
-        shape = KVShape.of(model, BLOCK)
+        shape = KVShape.of(model.config, BLOCK, model.dtype)
         chosen = {"blocks": blocks, "block_tokens": BLOCK, "context_tokens": CONTEXT}
         self.now_s = 0.0
         self.engine = Engine(
@@ -177,3 +177,28 @@ def copy_blocks(source: Engine, blocks: Sequence[int], target: Engine, into: Seq
     """What a transfer does, without the transfer."""
     for block, place in zip(blocks, into, strict=False):
         target.memory.block(place)[:] = source.memory.block(block)
+
+
+def hand_over(
+    prefill: World, decode: World, asked: Mapping[str, tuple[Sequence[int], SamplingParams]]
+) -> None:
+    """Prompts are computed on one engine, one after the other, and the rest is left to another."""
+    for name, (prompt, sampling) in asked.items():
+        request = Request(name, tuple(prompt), sampling)
+        given = decode.engine.reserve(request)
+        assert given is not None
+        prefill.engine.add(request, hand_over=True)
+        while not prefill.hand:
+            prefill.step()
+            decode.step()
+        handed = prefill.hand.pop()
+        assert (handed.sampled.request, handed.finish) == (name, None)
+        assert len(handed.blocks) == len(given.blocks)
+        copy_blocks(
+            prefill.engine, handed.blocks[given.ready :], decode.engine, given.blocks[given.ready :]
+        )
+        assert decode.engine.commit(request, handed.sampled.token)
+        assert prefill.engine.release(name)
+        decode.tokens[name] = [handed.sampled.token]
+        if handed.sampled.logprob is not None:
+            decode.logprobs[name] = [handed.sampled.logprob]

@@ -11,26 +11,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from silva.errors import ServingError
+from silva.models.kept import Heads, Latent
 from silva.models.language import LanguageModel
 from silva.serving.engine.kv import KVMemory, KVShape
 
-SHAPE = KVShape(3, 2, 8, 6, 4, torch.float32)
+HEADS = Heads(2, 8, 6)
+SHAPE = KVShape(3, HEADS, 4, torch.float32)
+LATENT = KVShape(3, Latent(10), 4, torch.float32)
 
 
 def test_the_shape_is_that_of_the_model(model: LanguageModel) -> None:
-    shape = KVShape.of(model, 16)
     c = model.config
-    assert (shape.layers, shape.kv_heads) == (c.layers, c.kv_heads)
-    assert shape.key_size == shape.value_size == c.head_size
-    assert shape.block_bytes == c.layers * 2 * c.kv_heads * c.head_size * 16 * 4
+    shape = KVShape.of(c, 16, model.dtype)
+    assert isinstance(c.kept, Heads)
+    assert (shape.layers, shape.kept) == (c.layers, c.kept)
+    assert shape.block_bytes == c.layers * 2 * c.kept.kv_heads * c.kept.key_size * 16 * 4
+    assert KVShape.of(c, 16, model.dtype, drafts=1).layers == c.layers + 1
 
 
-def test_a_model_that_keeps_something_else_is_refused() -> None:
-    class Latent:
-        name, kv_shape = "latent", (1, 1, 576)
-
-    with pytest.raises(ServingError, match="not keys and values of heads"):
-        KVShape.of(Latent(), 16)  # type: ignore[arg-type]
+def test_a_latent_takes_its_own_values_and_no_more() -> None:
+    assert KVShape(61, Latent(512 + 64), 1, torch.bfloat16).block_bytes == 70_272
+    memory = KVMemory(LATENT, 5)
+    for layer in range(3):
+        memory.latents[layer].add_(1.0)
+    for block in range(5):
+        content = torch.frombuffer(memory.block(block), dtype=torch.float32)
+        assert content.numel() * 4 == LATENT.block_bytes == 3 * 10 * 4 * 4
+        assert bool((content == 1.0).all())
+    assert memory.latents[1].shape == (5, 4, 10)
+    assert not memory.keys and not memory.values
 
 
 def test_views_cover_every_byte_once() -> None:
@@ -48,7 +57,7 @@ def test_views_cover_every_byte_once() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_block_moves_as_bytes(dtype: torch.dtype) -> None:
-    shape = KVShape(3, 2, 8, 6, 4, dtype)
+    shape = KVShape(3, HEADS, 4, dtype)
     one, two = KVMemory(shape, 4), KVMemory(shape, 9)
     for layer in range(3):
         one.keys[layer].normal_()

@@ -24,7 +24,7 @@ ENDLESS = SamplingParams(temperature=0.0, max_tokens=CONTEXT)
 
 
 def make(model: LanguageModel, grammars: Any = None) -> Engine:
-    shape = KVShape.of(model, BLOCK)
+    shape = KVShape.of(model.config, BLOCK, model.dtype)
     settings = Settings(400, CONTEXT, BLOCK)
     return Engine(model, KVMemory(shape, 400), settings, Listener(), grammars=grammars)
 

@@ -1,9 +1,13 @@
-"""Memory of keys and values of one peer: blocks of all layers, each one contiguous run of bytes.
+"""Memory of what tokens keep, of one peer: blocks of all layers, each one contiguous run of bytes.
 
-A block holds, layer after layer, the keys [kv_heads, key_size, block_tokens] and then the values
-[kv_heads, block_tokens, value_size] of `block_tokens` tokens: the order that the kernels want
-(silva.kernels.paged). Because all layers of a block lie together, moving one is one read with one
-checksum, and a block is one object of the cache.
+A block holds, layer after layer, what `block_tokens` tokens keep (silva.models.kept), in the order
+that the kernels want:
+
+    heads    keys [kv_heads, key_size, block_tokens], then values [kv_heads, block_tokens, value_size]
+    latent   [block_tokens, size]
+
+Because all layers of a block lie together, moving one is one read with one checksum, and a block is
+one object of the cache, whatever lies in it. A module for drafts has the layer after the model's.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ import torch
 from torch import Tensor
 
 from silva.errors import ServingError
-from silva.models.language import LanguageModel
+from silva.models.kept import Heads, Kept
+from silva.models.language import LanguageConfig
 
 
 @dataclass(frozen=True)
@@ -23,33 +28,22 @@ class KVShape:
     """What a block holds. Equal shapes mean that blocks can be moved as bytes."""
 
     layers: int
-    kv_heads: int
-    key_size: int
-    value_size: int
+    kept: Kept
+    """What a token keeps in each of them."""
     block_tokens: int
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, model: LanguageModel, block_tokens: int) -> KVShape:
-        """The shape that a model's attention asks for.
-
-        Raises ServingError for a model that keeps something else than keys and values of heads.
-        """
-        if len(model.kv_shape) != 3 or model.kv_shape[0] != 2:
-            what = f"{model.name} keeps {model.kv_shape} for a token, not keys and values of heads"
-            raise ServingError(what, remedy="serve a Llama-shaped model")
-        _, kv_heads, head_size = model.kv_shape
-        return cls(model.config.layers, kv_heads, head_size, head_size, block_tokens, model.dtype)
-
-    @property
-    def key_elements(self) -> int:
-        """Of one layer of one block."""
-        return self.kv_heads * self.key_size * self.block_tokens
+    def of(
+        cls, config: LanguageConfig, block_tokens: int, dtype: torch.dtype, *, drafts: int = 0
+    ) -> KVShape:
+        """The shape that a model of type `dtype` asks for, with so many of its draft modules."""
+        return cls(config.layers + drafts, config.kept, block_tokens, dtype)
 
     @property
     def layer_elements(self) -> int:
-        """Keys and values of one layer of one block."""
-        return self.kv_heads * (self.key_size + self.value_size) * self.block_tokens
+        """Of one layer of one block."""
+        return self.kept.elements * self.block_tokens
 
     @property
     def block_bytes(self) -> int:
@@ -86,11 +80,21 @@ class KVMemory:
         self.shape, self.blocks = shape, blocks
         self._bytes = view.cast("B")[:size]
         pool = torch.frombuffer(self._bytes, dtype=shape.dtype)
-        by_layer = pool.view(blocks, shape.layers, shape.layer_elements)
-        self.keys = [self._keys(by_layer[:, n]) for n in range(shape.layers)]
-        """By layer, views [blocks, kv_heads, key_size, block_tokens]."""
-        self.values = [self._values(by_layer[:, n]) for n in range(shape.layers)]
-        """By layer, views [blocks, kv_heads, block_tokens, value_size]."""
+        layers = pool.view(blocks, shape.layers, shape.layer_elements).unbind(1)
+        kept, tokens = shape.kept, shape.block_tokens
+        self.keys: list[Tensor] = []
+        """By layer, views [blocks, kv_heads, key_size, block_tokens]; of heads only."""
+        self.values: list[Tensor] = []
+        """By layer, views [blocks, kv_heads, block_tokens, value_size]; of heads only."""
+        self.latents: list[Tensor] = []
+        """By layer, views [blocks, block_tokens, size]; of latents only."""
+        if isinstance(kept, Heads):
+            first = kept.kv_heads * kept.key_size * tokens
+            keys, values = (kept.kv_heads, kept.key_size, tokens), (kept.kv_heads, tokens, -1)
+            self.keys = [layer[:, :first].unflatten(1, keys) for layer in layers]
+            self.values = [layer[:, first:].unflatten(1, values) for layer in layers]
+        else:
+            self.latents = [layer.unflatten(1, (tokens, kept.size)) for layer in layers]
 
     def block(self, index: int) -> memoryview:
         """The bytes of one block, writable. Raises IndexError outside the pool."""
@@ -102,11 +106,3 @@ class KVMemory:
     def offset(self, index: int) -> int:
         """Where a block's bytes begin in the buffer."""
         return index * self.shape.block_bytes
-
-    def _keys(self, layer: Tensor) -> Tensor:
-        s = self.shape
-        return layer[:, : s.key_elements].unflatten(1, (s.kv_heads, s.key_size, s.block_tokens))
-
-    def _values(self, layer: Tensor) -> Tensor:
-        s = self.shape
-        return layer[:, s.key_elements :].unflatten(1, (s.kv_heads, s.block_tokens, s.value_size))

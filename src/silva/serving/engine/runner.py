@@ -17,7 +17,7 @@ from silva.control.request import Chunk, FinishReason, Plan, Request, Sampled, S
 from silva.errors import ServingError
 from silva.kernels import Backend
 from silva.models.language import LanguageModel
-from silva.serving.engine.attend import PagedAttend
+from silva.serving.engine.attend import attention_of
 from silva.serving.engine.batch import Batch
 from silva.serving.engine.grammar import GrammarError, Matcher
 from silva.serving.engine.kv import KVMemory
@@ -167,7 +167,7 @@ class Runner:
         ends = counts.cumsum(dtype=np.int32)
         contexts = (at[ends - 1] + 1).astype(np.int32)
         blocks = batch.table[np.repeat(slots, counts), at // size].astype(np.int64)
-        attend = PagedAttend(
+        attend = attention_of(self.memory)(
             self.memory,
             batch.table[slots, : -(-int(contexts.max()) // size)],
             np.concatenate([np.zeros(1, np.int32), ends]),
