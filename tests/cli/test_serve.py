@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from calls import done, refused, silva
 
+from silva.errors import ModelError, ServingError
 from silva.models.model_cache import ModelCache, Origin
 from silva.serving import launch as launching
 from silva.serving.api.serve import listen
@@ -23,7 +25,6 @@ class Launched:
 
     config: LaunchConfig
     model: Path
-    created: int
     during: Callable[[], None] = staticmethod(lambda: None)
     """Called while it would serve."""
 
@@ -32,10 +33,11 @@ class Launched:
 def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
     found = Launched()
 
-    def launch(config: LaunchConfig, model: Path, created: int, announce: Any) -> None:
-        found.config, found.model, found.created = config, model, created
-        announce("http://127.0.0.1:4711")
-        found.during()
+    def launch(config: LaunchConfig, model: AbstractContextManager[Path], announce: Any) -> None:
+        with model as found.model:
+            found.config = config
+            announce("http://127.0.0.1:4711")
+            found.during()
 
     monkeypatch.setattr(launching, "launch", launch)
     return found
@@ -59,7 +61,6 @@ def test_without_flags_the_defaults_are_served(launched: Launched, model: Path) 
     assert done("serve", model) == "silva: serving at http://127.0.0.1:4711/v1\n"
     assert launched.config == LaunchConfig(model=str(model))
     assert launched.model == model
-    assert launched.created == int(model.stat().st_mtime)
 
 
 def test_a_model_of_the_cache_is_not_given_up_while_it_is_served(launched: Launched) -> None:
@@ -139,37 +140,66 @@ def test_an_unknown_model_is_named(launched: Launched, tmp_path: Path) -> None:
     assert not hasattr(launched, "config")
 
 
-def test_a_port_in_use_is_found_before_a_peer_is_started(
-    monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
-) -> None:
-    for name in ("load_text", "read_config", "Front"):
-        monkeypatch.setattr(launching, name, None)  # would fail if it were reached
+def test_a_port_in_use_is_found_before_a_model_is_looked_for(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        line = refused(tmp_path, "serve", model, "--port", port)
+        line = refused(tmp_path, "serve", "no-such-model", "--port", port)
     assert f"127.0.0.1:{port}: the port is in use; stop the server that has it" in line
 
 
-def test_text_and_port_are_given_back_when_the_model_cannot_be_served(
-    monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+class Closing:
+    """Whatever a server holds, and says when it was given back."""
+
+    def __init__(self, name: str, closed: list[str]) -> None:
+        self._name, self._closed = name, closed
+
+    def close(self) -> None:
+        self._closed.append(self._name)
+
+
+class Doomed(Closing):
+    """A backend that cannot be opened."""
+
+    async def open(self) -> None:
+        raise ServingError("no folder for sockets can be made", remedy="free space there")
+
+    async def close(self, grace_s: float) -> None:  # type: ignore[override]
+        assert grace_s == 0
+        super().close()
+
+
+@pytest.mark.parametrize("fails", ["text", "backend", "app", "open"])
+def test_all_is_given_back_when_the_server_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path, fails: str
 ) -> None:
     closed: list[str] = []
     socks: list[socket.socket] = []
-
-    class Text:
-        def close(self) -> None:
-            closed.append("text")
 
     def listening(host: str, port: int) -> socket.socket:
         socks.append(listen(host, port))
         return socks[0]
 
+    def made(name: str, thing: object) -> object:
+        if fails == name:
+            raise ModelError("is damaged", remedy="give another")
+        return thing
+
     monkeypatch.setattr(launching, "listen", listening)
-    monkeypatch.setattr(launching, "load_text", lambda model: Text())
+    monkeypatch.setattr(launching, "load_text", lambda _: made("text", Closing("text", closed)))
+    monkeypatch.setattr(
+        launching, "make_backend", lambda *_: made("backend", Doomed("backend", closed))
+    )
+    monkeypatch.setattr(launching, "create_app", lambda *_, **__: made("app", None))
+    refused(tmp_path, "serve", model, "--port", 0)
+    expected = {"text": [], "backend": ["text"], "app": ["text"], "open": ["backend", "text"]}
+    assert closed == expected[fails]
+    assert socks[0].fileno() == -1
+
+
+def test_a_folder_that_is_no_model_is_refused(model: Path, tmp_path: Path) -> None:
     assert "no config.json here" in refused(tmp_path, "serve", model, "--port", 0)
-    assert closed == ["text"] and socks[0].fileno() == -1
 
 
 def test_a_wrong_api_key_is_refused_without_showing_it(model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +20,9 @@ CacheDisk = Annotated[str | None, typer.Option(help="Its disk tier, as 4GiB; 0 f
 Kv = Annotated[str | None, typer.Option(help="Blocks of one computing peer, as 1GiB.")]
 TpotTarget = Annotated[
     str | None, typer.Option(help="Time per output token that batches must hold, as 50ms.")
+]
+AutoRoles = Annotated[
+    bool, typer.Option(help="Move peers between prefill and decode as the load shifts.")
 ]
 Colocated = Annotated[bool, typer.Option(help="One process with both roles, no peers.")]
 Transfer = Annotated[str | None, typer.Option(help="How blocks move: shm or tcp.")]
@@ -51,6 +56,7 @@ def _serve(
     cache_disk: CacheDisk = None,
     kv: Kv = None,
     tpot_target: TpotTarget = None,
+    auto_roles: AutoRoles = False,
     colocated: Colocated = False,
     transfer: Transfer = None,
     dtype: Dtype = None,
@@ -77,6 +83,7 @@ def _serve(
         "serve.kv.cache_disk_bytes": cache_disk and parse_bytes(cache_disk, "--cache-disk"),
         "serve.kv.peer_bytes": kv and parse_bytes(kv, "--kv"),
         "serve.step.tpot_target_s": tpot_target and parse_seconds(tpot_target, "--tpot-target"),
+        "serve.roles.auto": auto_roles or None,
         "serve.colocated": colocated or None,
         "serve.transfer": transfer,
         "serve.dtype": dtype,
@@ -93,21 +100,28 @@ def _launch(flags: dict[str, Any], config: Path | None, sets: list[str], verbose
     import logging
 
     from silva.cli.assignment import assignment
-    from silva.cli.model_progress import model_progress
     from silva.config import build, overlay, read_toml
-    from silva.models.library import Library
     from silva.serving.launch import LaunchConfig, launch
 
     tree = overlay(read_toml(config) if config else {}, flags | dict(map(assignment, sets)))
     settings = build(LaunchConfig, tree, config or "silva serve")
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s front %(message)s")
+    launch(settings, _model(settings.model, settings.serve.dtype), _announce)
+
+
+@contextmanager
+def _model(name: str, dtype: str) -> Iterator[Path]:
+    """The model's directory, fetched and converted first, and not given up while it is served."""
+    from silva.cli.model_progress import model_progress
+    from silva.models.library import Library
+
     with model_progress() as progress:
         library = Library(progress=progress)
-        model = library.resolve(settings.model, settings.serve.dtype)
+        folder = library.resolve(name, dtype)
     # peers that start again later need the files too
-    with library.cache.hold(model):
-        launch(settings, model, int(model.stat().st_mtime), _announce)
+    with library.cache.hold(folder):
+        yield folder
 
 
 def _announce(url: str) -> None:

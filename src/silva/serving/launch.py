@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from silva.config import setting
+from silva.errors import ConfigError
 from silva.models.cache_folder import cache_folder
-from silva.models.llama_config import LlamaConfig, read_config
 from silva.models.text import load_text
 from silva.serving.api.app import create_app
 from silva.serving.api.keys import ApiKey, KeyRing, parse_key, read_keys
 from silva.serving.api.serve import listen, serve
 from silva.serving.api.settings import ApiSettings
 from silva.serving.backend import ModelCard
-from silva.serving.colocated import Colocated
 from silva.serving.config import ServeConfig
-from silva.serving.engine.kv import KVShape
-from silva.serving.front import Front
+
+if TYPE_CHECKING:
+    from silva.models.language import LanguageConfig
+    from silva.serving.colocated import Colocated
+    from silva.serving.front import Front
 
 
 @dataclass(frozen=True)
@@ -50,41 +51,66 @@ class LaunchConfig:
 
 
 def launch(
-    config: LaunchConfig, model: Path, created: int, announce: Callable[[str], None] = print
+    config: LaunchConfig,
+    model: AbstractContextManager[Path],
+    announce: Callable[[str], None] = print,
 ) -> None:
-    """Serve the model of a directory until SIGTERM or SIGINT.
+    """Serve a model until SIGTERM or SIGINT.
 
-    `created`: seconds since 1970, what /v1/models says. `announce` gets the address once the server
-    is ready. Raises a SilvaError before anything is started when a setting, the model or the port
-    is not usable.
+    `model` gives the directory and keeps it there; it is entered once the port is held, since it
+    may load and convert for minutes. `announce` gets the address once the server is ready. Raises
+    a SilvaError before a peer is started when a setting, the port or the model is not usable.
     """
     http = config.http
+    if config.serve.colocated and config.serve.roles.auto:
+        what = "one engine with both roles has no peers to move"
+        raise ConfigError(what, where="serve.roles.auto", remedy="leave it or --colocated out")
     keys = [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
     admin_keys = _parsed(http.admin_keys, "--admin-key")
     ring, admins = KeyRing(keys), KeyRing(admin_keys)
-    folder = config.serve.kv.cache_folder or str(cache_folder() / "kv" / str(http.port))
-    serving = replace(config.serve, kv=replace(config.serve.kv, cache_folder=folder))
-    # the text has a process of its own, so that the port comes first
-    with listen(http.host, http.port) as sock, closing(load_text(model)) as text:
-        context = context_tokens(serving, read_config(model))
-        cards = [ModelCard(config.name or Path(config.model).stem, created, context)]
-        backend = (Colocated if serving.colocated else Front)(serving, model, cards)
+    # the text has a process of its own
+    with (
+        listen(http.host, http.port) as sock,
+        model as folder,
+        closing(load_text(folder)) as text,
+    ):
+        backend = make_backend(config, folder)
         app = create_app(backend, text, http.limits, keys=ring, admin_keys=admins)
 
         async def run() -> None:
-            await backend.open()
-            await serve(app, backend, sock, grace_s=serving.grace_s, announce=announce)
+            try:
+                await backend.open()
+            except BaseException:
+                await backend.close(0.0)
+                raise
+            await serve(app, backend, sock, grace_s=config.serve.grace_s, announce=announce)
 
         asyncio.run(run())
 
 
-def context_tokens(config: ServeConfig, model: LlamaConfig) -> int:
+def make_backend(config: LaunchConfig, model: Path) -> Front | Colocated:
+    """What computes, to be opened; imports torch. Raises ModelError."""
+    from silva.models.checkpoint import open_checkpoint
+    from silva.serving.colocated import Colocated
+    from silva.serving.front import Front
+
+    kv = config.serve.kv
+    folder = kv.cache_folder or str(cache_folder() / "kv" / str(config.http.port))
+    serving = replace(config.serve, kv=replace(kv, cache_folder=folder))
+    name, created = config.name or Path(config.model).stem, int(model.stat().st_mtime)
+    card = ModelCard(name, created, context_tokens(serving, open_checkpoint(model).config))
+    return (Colocated if serving.colocated else Front)(serving, model, [card])
+
+
+def context_tokens(config: ServeConfig, model: LanguageConfig) -> int:
     """The longest prompt and answer together: what the model was made for and a peer can hold."""
-    dtype = getattr(torch, config.dtype)
+    import torch
+
+    from silva.serving.engine.kv import KVShape
+
     size = config.kv.block_tokens
-    sizes = (model.layers, model.kv_heads, model.head_size, model.head_size)
-    blocks = KVShape(*sizes, size, dtype).blocks_in(config.kv.peer_bytes)
-    return min(model.context, blocks * size)
+    shape = KVShape.of(model, size, getattr(torch, config.dtype))
+    return min(model.context, shape.blocks_in(config.kv.peer_bytes) * size)
 
 
 def _parsed(texts: Sequence[str], where: str) -> list[ApiKey]:
