@@ -78,7 +78,7 @@ class Stage:
     def __init__(self, front: Front) -> None:
         self.front = front
         self.now_s = 100.0
-        front.hub._clock = lambda: self.now_s
+        front.hub._clock = front._roles._clock = lambda: self.now_s
 
     @property
     def processes(self) -> Processes:

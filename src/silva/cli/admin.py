@@ -83,5 +83,17 @@ def table_of(status: dict[str, Any]) -> Table:
         f"cache: {cache['objects']} blocks, {cache['ram_bytes'] >> 20} MiB in RAM, "
         f"{cache['disk_bytes'] >> 20} MiB on disk, {cache['hits']} of {asked} lookups hit\n"
         + ", ".join(f"{name} {value}" for name, value in status["counters"].items())
+        + _roles(status["roles"])
     )
     return table
+
+
+def _roles(roles: dict[str, Any]) -> str:
+    """How busy the roles are, and the last move that the server made by itself."""
+    line = ", ".join(f"{role} {100 * share:.0f} % busy" for role, share in roles["busy"].items())
+    if roles["auto"]:
+        line = f"{line}; " if line else ""
+        line += f"roles move by themselves, {sum(roles['moves'].values())} moved"
+    if roles["last"]:
+        line += f", {roles['last']} {roles['last_age_s']:.0f} s ago"
+    return f"\n{line}" if line else ""

@@ -128,6 +128,22 @@ class CacheStatus:
 
 
 @dataclass(frozen=True)
+class RolesStatus:
+    """How busy the roles are, and what the server itself did about it."""
+
+    auto: bool = False
+    """Whether it moves peers between prefill and decode by itself."""
+    busy: Mapping[str, float] = field(default_factory=dict)
+    """By role, in the last whole window, 0 to 1: time of prefill, batch or blocks of decode."""
+    moves: Mapping[str, int] = field(default_factory=dict)
+    """Moves so far, by the role that the peer took."""
+    last: str = ""
+    """The last move, as "decode-2 to prefill"."""
+    last_age_s: float | None = None
+    """Seconds since."""
+
+
+@dataclass(frozen=True)
 class Status:
     """The server at one moment, as `silva status` and the metrics show it."""
 
@@ -135,6 +151,7 @@ class Status:
     pools: Mapping[str, PoolStatus] = field(default_factory=dict)
     """By role."""
     cache: CacheStatus = CacheStatus()
+    roles: RolesStatus = RolesStatus()
     counters: Mapping[str, int] = field(default_factory=dict)
     """Totals since the start, such as "retries" or "corrupt": [a-z0-9_]+, never falling."""
     version: int = STATUS_VERSION

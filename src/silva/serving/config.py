@@ -49,12 +49,28 @@ class StepConfig:
 
 
 @dataclass(frozen=True)
+class RolesConfig:
+    """Whether the server itself moves peers between prefill and decode."""
+
+    auto: bool = setting(
+        False, help="move a peer to the other role when prompts or answers grow; off: never"
+    )
+    window_s: float = setting(
+        10.0,
+        help="seconds of load that are judged at once; three in a row must agree",
+        low=0.5,
+        high=3600.0,
+    )
+
+
+@dataclass(frozen=True)
 class ServeConfig:
     """Everything `silva serve` can be told, the HTTP side aside."""
 
     pools: PoolsConfig = field(default_factory=PoolsConfig)
     kv: KvConfig = field(default_factory=KvConfig)
     step: StepConfig = field(default_factory=StepConfig)
+    roles: RolesConfig = field(default_factory=RolesConfig)
     colocated: bool = setting(False, help="one process for prefill and decode, no peers")
     transfer: str = setting("shm", help="how blocks move", choices=("shm", "tcp"))
     dtype: str = setting("float32", help="arithmetic", choices=("float32", "bfloat16"))

@@ -10,6 +10,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -26,6 +27,7 @@ from silva.serving.backend import (
 from silva.serving.config import MOST_PEERS, ServeConfig
 from silva.serving.hub.hub import Hub
 from silva.serving.hub.peer import Peer
+from silva.serving.hub.roles import RoleWatch
 from silva.serving.hub.settings import HubSettings
 from silva.serving.overview import overview
 from silva.serving.peers.start import PeerStart
@@ -65,6 +67,7 @@ class Front:
         )
         self.hub = Hub(settings, self._send, time.monotonic)
         self._supervisor = Supervisor(self._start_of, self._started, self._ended)
+        self._roles = RoleWatch(self.hub, config.roles, time.monotonic)
         self._chores: set[asyncio.Task[None]] = set()
 
     # Life -----------------------------------------------------------------------------------
@@ -108,7 +111,26 @@ class Front:
     async def _ticking(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self.hub.tick()
+            await self._tick()
+
+    async def _tick(self) -> None:
+        self.hub.tick()
+        advice = self._roles.tick()
+        if advice is None or self._closing:
+            return
+        move = advice.move
+        try:
+            await self.switch(advice.peer, move.target.value)
+        except ChangeRefusedError as error:
+            log.warning("%s is not moved to %s: %s", advice.peer, move.target.value, error)
+            return
+        self._roles.moved(advice)
+        # not a trouble, but whoever did not ask for it by hand has to be able to see it
+        log.warning(
+            "the load has shifted: %s goes to %s (the busier role has %.0f %% of the work that its "
+            "peers can do, and %.0f %% then)",
+            *(advice.peer, move.target.value, 100 * move.busy_now, 100 * move.busy_then),
+        )
 
     def _start_of(self, name: str, role: Role, identity: str) -> PeerStart:
         assert self._folder is not None
@@ -187,7 +209,7 @@ class Front:
         return not self._closing and {"prefill", "decode"} <= usable
 
     def status(self) -> Status:
-        return overview(self.hub)
+        return replace(overview(self.hub), roles=self._roles.status())
 
     async def scale(self, roles: Mapping[str, int]) -> None:
         """See Backend. Peers that do not serve are drained first, then the youngest."""

@@ -95,6 +95,7 @@ class _OfBackend(Collector):
         yield _gauge("silva_answers_waiting", "Of those, without a token", self._gate.waiting)
         yield _count("silva_refused", "Requests refused with 429 by the front", self._gate.refused)
         yield from _pools(status)
+        yield from _roles(status)
         cache = status.cache
         for name in ("objects", "ram_bytes", "disk_bytes"):
             text = f"Cache peers together: {name.replace('_', ' ')}"
@@ -115,6 +116,18 @@ def _pools(status: Status) -> Iterator[Metric]:
         for role, pool in status.pools.items():
             gauge.add_metric([role], getattr(pool, name))
         yield gauge
+
+
+def _roles(status: Status) -> Iterator[Metric]:
+    busy = GaugeMetricFamily("silva_role_busy", "Share of the last window", labels=["role"])
+    for role, share in status.roles.busy.items():
+        busy.add_metric([role], share)
+    yield busy
+    text = "Peers that the server itself moved, by the role they took"
+    moves = CounterMetricFamily("silva_role_moves", text, labels=["to"])
+    for role, number in status.roles.moves.items():
+        moves.add_metric([role], number)
+    yield moves
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -187,6 +187,7 @@ class Hub:
             case Status():
                 self._count(peer, message.counters)
                 peer.load, peer.counters = message.load, message.counters
+                peer.reported_s = peer.heard_s
             case Tokens():
                 for attempt, output in zip(message.attempts, message.outputs, strict=True):
                     self._tokens(name, attempt, output)

@@ -28,6 +28,8 @@ class Peer:
     requests: dict[str, int] = field(default_factory=dict)
     """Blocks that each request given to it may need by now."""
     heard_s: float = 0.0
+    reported_s: float = 0.0
+    """When its counters came."""
     silent: bool = False
     """Not heard of for too long: its requests went elsewhere, and it gets none until it speaks."""
 
