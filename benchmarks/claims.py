@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import claims_serving
 import common
 from gfm import table
 from tuning import Numbers
@@ -42,6 +43,7 @@ def render(results: Path) -> str:
         rows.append((claim, *cells))
     accuracy = table(("claim, seeds in which it holds", *RECIPES), rows)
     others = (_clusters(results), _demo(results), _memory(results), _overhead(results))
+    others += (list(claims_serving.rows(results, UNMEASURED)),)
     return f"{accuracy}\n\n" + table(
         ("claim", "measured", "holds"), [row for group in others for row in group]
     )

@@ -62,12 +62,15 @@ def data_file(folder: Path, recipe: str) -> Path:
     return path.resolve()
 
 
-def facts() -> dict[str, Any]:
-    """Machine, versions, commit and date: the circumstances of a measurement."""
+def facts(more: Sequence[str] = ()) -> dict[str, Any]:
+    """Machine, versions, commit and date: the circumstances of a measurement.
+
+    more: other libraries that take part in it.
+    """
     import silva
 
     versions = {"silva": silva.__version__, "python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions |= {name: importlib.metadata.version(name) for name in (*LIBRARIES, *more)}
     return {
         "machine": machine(),
         "versions": versions,

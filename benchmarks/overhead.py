@@ -96,6 +96,11 @@ def profile(run: Run) -> list[Numbers]:
     profiler.enable()
     grow(run)
     profiler.disable()
+    return profile_rows(profiler)
+
+
+def profile_rows(profiler: cProfile.Profile) -> list[Numbers]:
+    """The functions with the most time of their own, and those of silva with the most in all."""
     stats = pstats.Stats(profiler, stream=io.StringIO())
     total = stats.total_tt  # type: ignore[attr-defined]
     rows = []

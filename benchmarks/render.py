@@ -16,12 +16,12 @@ from pathlib import Path
 
 import claims
 import common
-from gfm import code, percent, plain, table
+import render_serving
+from gfm import MISSING, code, percent, plain, provenance, table
 from tuning import TIERS, Numbers
 
 PAGE = common.ROOT / "docs" / "validation.md"
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- /results: \2 -->)", re.DOTALL)
-MISSING = "Not measured yet. Command: "
 COMMITTED = "as committed"
 ROWS = {
     "tiers.root": "root",
@@ -51,19 +51,6 @@ def rewritten(page: str, results: Path) -> str:
     if unknown:
         raise SystemExit(f"{PAGE.name}: no such block: {', '.join(unknown)}")
     return BLOCK.sub(block, page)
-
-
-def provenance(result: Numbers) -> str:
-    """One line under a table: command, date, commit, machine, versions."""
-    host, versions = result["machine"], result["versions"]
-    memory = f"{host['memory_bytes'] / 2**30:.0f} GiB"
-    parts = (
-        f"Command: {code(result['command'])}",
-        f"{result['date']}, commit {result['commit']}",
-        f"{host['processor']}, {host['cores']} cores, {memory}, {host['system']}",
-        ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
-    )
-    return "*" + "; ".join(parts) + ".*"
 
 
 def hilora(results: Path, recipe: str) -> str:
@@ -265,6 +252,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "demo": demo,
     "samples": samples,
     **{f"hilora-{recipe}": hilora_block(recipe) for recipe in claims.RECIPES},
+    **render_serving.BLOCKS,
 }
 
 

@@ -1,0 +1,144 @@
+"""What silva claims of serving, each checked against its result file: claim, measured, holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import common
+from tuning import Numbers
+
+Judged = tuple[str, bool]
+Judge = Callable[[Numbers], Judged]
+
+
+def _tokens(content: Numbers) -> Judged:
+    rows = [row for model in content["models"].values() for row in model["modes"].values()]
+    equal, prompts = (sum(row[key] for row in rows) for key in ("equal", "prompts"))
+    worst = max(row["worst_logprob_difference"] for row in rows)
+    return f"{equal} of {prompts}, worst {worst:.0e}", equal == prompts > 0
+
+
+def _preempted(content: Numbers) -> Judged:
+    counts = {name: m["modes"]["preempted"]["preempted"] for name, m in content["models"].items()}
+    said = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    return said, all(counts.values())
+
+
+def _once(content: Numbers) -> Judged:
+    figures = content["figures"]
+    worst = [figures[part]["prefix_tokens_computed"] for part in ("in_turn", "together")]
+    most = max(spread["max"] for spread in worst)
+    return f"{most:.0f} tokens at most", all(s["max"] == content["prefix_tokens"] for s in worst)
+
+
+def _hit(content: Numbers) -> Judged:
+    ratio = content["figures"]["in_turn"]["ratio"]["median"]
+    return f"{ratio:.1f} times", ratio >= 5
+
+
+def _disk(content: Numbers) -> Judged:
+    cached = content["figures"]["restarted"]["cached_tokens"]["min"]
+    return f"{cached:.0f} of {content['prefix_tokens']} tokens", cached >= content["prefix_tokens"]
+
+
+def _keys(content: Numbers) -> Judged:
+    other = content["figures"]["other_key"]["cached_tokens_other_key"]["max"]
+    return f"{other:.0f} tokens", other == 0
+
+
+def _gaps(content: Numbers) -> Judged:
+    ratio = content["disaggregated_to_colocated"]["p99"]["median"]
+    return f"{ratio:.2f} times", ratio < 1
+
+
+def _first_token(content: Numbers) -> Judged:
+    seconds = content["figures"]["disaggregated"]["first_token_s"]["median"]
+    return f"{seconds:.1f} s", seconds <= content["limits"]["first_token_s"]
+
+
+def _second_peer(content: Numbers) -> Judged:
+    rows = [content["figures"][role]["from_command_s"]["median"] for role in ("decode", "prefill")]
+    said = f"decode {rows[0]:.1f} s, prefill {rows[1]:.1f} s"
+    return said, max(rows) < content["limits"]["second_peer_s"]
+
+
+def _weights(content: Numbers) -> Judged:
+    memory = content["memory"]
+    times = memory["total"]["weights_bytes"] / memory["weights_file_bytes"]
+    peers = sum(row["weights_resident_bytes"] > 0 for row in memory["processes"].values())
+    return f"{times:.2f} times the file, {peers} processes", times <= 1.01
+
+
+def _step(content: Numbers) -> Judged:
+    step = content["figures"]["silva, disaggregated"]["step"]
+    parts = {name: step[name]["median"] for name in ("rest", "front", "sampling")}
+    said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in parts.items())
+    return said, sum(parts.values()) <= 0.1
+
+
+def _throughput(content: Numbers) -> Judged:
+    figures = content["figures"]
+    own = {n: r["tokens_per_s"]["median"] for n, r in figures.items() if "tokens_per_s" in r}
+    stock = max(value for name, value in own.items() if name.startswith("transformers"))
+    ways = ("disaggregated", "colocated")
+    ratios = {way: own[f"silva, {way}"] / stock for way in ways}
+    said = ", ".join(f"{way} {ratio:.2f} times" for way, ratio in ratios.items())
+    return said, min(ratios.values()) > 1
+
+
+def _soak(content: Numbers) -> Judged:
+    total = content["total"]
+    said = f"{total['kills']:,} kills, {total['equal']:,} of {total['answers']:,} equal"
+    left = total["failed"] + total["processes_left"] + total["files_left"]
+    whole = total["equal"] == total["answers"] > 0 and total["kills"] == total["kills_wanted"]
+    return said, whole and not left and total["legs_with_all_blocks"] == total["legs"]
+
+
+def _flood(content: Numbers) -> Judged:
+    floods = content["floods"]
+    known = all(set(row["by_status"]) <= {"200", "429"} for row in floods)
+    told = all(
+        row["refused_with_retry_after"] == row["by_status"].get("429", 0) > 0
+        and row["answered_afterwards"]
+        for row in floods
+    )
+    # The first flood makes room once; what counts is whether later ones need more.
+    first, last = (floods[n]["rss_peak_bytes"] for n in (0, -1))
+    growth = last / first - 1
+    return f"peak memory of the last {100 * growth:+.0f} %", known and told and growth <= 0.1
+
+
+CLAIMS: dict[str, tuple[str, Judge]] = {
+    "served greedy tokens are transformers', log-probabilities within 1e-4": ("tokens", _tokens),
+    "of those, with preemptions": ("tokens", _preempted),
+    "a prefix of 512 tokens that 32 requests share is computed once": ("prefix", _once),
+    "first token of a hit at least 5 times sooner than of a miss": ("prefix", _hit),
+    "after a restart the prefix comes from disk": ("prefix", _disk),
+    "another API key finds nothing of it": ("prefix", _keys),
+    "long prompts: p99 between tokens lower disaggregated than colocated": (
+        "interference",
+        _gaps,
+    ),
+    "first token at most 8 s after the command, weights in the page cache": (
+        "start",
+        _first_token,
+    ),
+    "a second peer serves in less than 2 s": ("start", _second_peer),
+    "the weights are in memory once": ("start", _weights),
+    "batch 32: at most 10 % of a step outside the model": ("throughput", _step),
+    "batch 32: more tokens/s than transformers": ("throughput", _throughput),
+    "1,000 kills: every answer whole and equal, nothing left behind": ("soak", _soak),
+    "10,000 requests at once: 200 or 429 with retry-after, memory flat": ("flood", _flood),
+}
+
+
+def rows(results: Path, unmeasured: str) -> Iterable[tuple[str, str, str]]:
+    """Claim, what was measured, and whether it holds."""
+    for claim, (name, judge) in CLAIMS.items():
+        content = common.read_json(results / f"serving-{name}.json")
+        if not content:
+            yield claim, unmeasured, unmeasured
+            continue
+        said, holds = judge(content)
+        yield claim, said, "yes" if holds else "no"

@@ -1,0 +1,247 @@
+"""What the serving benchmarks share: servers as children, prompts of real text, kept measurements.
+
+Every server is `silva serve` in a process of its own with folders of its own, on loopback. It ends
+with the benchmark, however that ends. A measurement that is complete is kept in the work folder, so
+that a benchmark that was killed goes on with the next one; another commit measures anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import json
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import common
+
+Numbers = dict[str, Any]
+SMOLLM2, STORIES = "smollm2", "stories260k"
+START_S, STOP_S = 900.0, 120.0
+"""A machine that does other things too is slow; whatever is timed is timed by itself."""
+LIBRARIES = ("transformers", "tokenizers", "httpx")
+TEXTS = ("LICENSE", "README.md", "docs/architecture.md", "docs/tuning.md", "docs/serving.md")
+"""Real text, of which prompts are cut."""
+_PR_SET_PDEATHSIG = 1
+
+
+class Bench:
+    """One benchmark under way: its options, its circumstances, and what it has measured already."""
+
+    def __init__(
+        self,
+        name: str,
+        doc: str | None,
+        units: str,
+        add: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
+    ) -> None:
+        parser = common.make_parser((doc or "").splitlines()[0])
+        parser.add_argument("--quick", action="store_true", help="tiny sizes; nothing is published")
+        parser.add_argument("--again", action="store_true", help="forget what was measured before")
+        add(parser)
+        self.name, self.options = name, parser.parse_args()
+        self.quick: bool = self.options.quick
+        self.circumstances = common.facts(LIBRARIES)
+        self.folder: Path = self.options.work.resolve() / (
+            f"serving-{name}" + ("-quick" if self.quick else "")
+        )
+        print(common.heading(self.circumstances))
+        print(f"seed      0\nunits     {units}\n", flush=True)
+        self._units = units
+        # One that was told to end takes its servers with it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    @cached_property
+    def _kept(self) -> Numbers:
+        kept = None if self.options.again else common.read_json(self.folder / "kept.json")
+        about = {"commit": self.circumstances["commit"], "machine": self.circumstances["machine"]}
+        return kept if kept and kept["about"] == about else {"about": about, "done": {}}
+
+    def kept(self, key: str) -> bool:
+        """Whether this was measured before."""
+        return key in self._kept["done"]
+
+    def measure(self, key: str, work: Callable[[], Numbers]) -> Numbers:
+        """What `work` gives, unless it was measured before the benchmark was killed."""
+        done = self._kept["done"]
+        if key not in done:
+            print(f"{time.strftime('%H:%M:%S')}  {key}", flush=True)
+            done[key] = work()
+            common.write_json(self.folder / "kept.json", self._kept)
+        return done[key]
+
+    def model(self, name: str) -> str:
+        """What `silva serve` is told; leaves the program where the model is not to be had."""
+        if name == SMOLLM2:
+            return name
+        folder = self.options.data_dir / name
+        if not folder.is_dir():
+            sys.exit(f"no {name}: {folder} is no folder (--data-dir)")
+        return str(folder.resolve())
+
+    def publish(self, content: Numbers, *words: str) -> None:
+        """Write the result; `words`: options of the command that change what is measured."""
+        command = " ".join((f"python benchmarks/serving_{self.name}.py", *words))
+        result = {"benchmark": f"serving-{self.name}", "command": command, "units": self._units}
+        result |= {"seed": 0, **self.circumstances, **content}
+        folder = self.folder if self.quick else self.options.results
+        path = folder / f"serving-{self.name}.json"
+        common.write_json(path, result)
+        print(f"written to {path}")
+
+
+class Server:
+    """`silva serve` as a child, ready to answer; end it with `stop`."""
+
+    def __init__(self, folder: Path, model: str, *options: str) -> None:
+        """`folder`: for its log and, unless the options say otherwise, its cache on disk."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "server.log"
+        command = [*common.silva_command(), "serve", model, "--port", "0"]
+        command += ["--set", f"serve.kv.cache_folder='{folder / 'kv'}'", *options]
+        self.started_s = time.perf_counter()
+        with self.log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=common.environment(common.cores()),
+                preexec_fn=end_with_parent,
+            )
+        self.url = self._announced()
+
+    def _announced(self) -> str:
+        """The address that it prints once it serves."""
+        while time.perf_counter() - self.started_s < START_S:
+            for line in self.log.read_text(errors="replace").splitlines():
+                if line.startswith("silva: serving at "):
+                    return line.removeprefix("silva: serving at ").removesuffix("/v1")
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.005)
+        self.stop()
+        sys.exit(f"the server did not start:\n{common.last_lines(self.log)}")
+
+    def status(self) -> Numbers:
+        """As `silva status --json` shows it."""
+        import httpx
+
+        return httpx.get(f"{self.url}/admin/v1/status", trust_env=False, timeout=30).json()
+
+    def stop(self) -> None:
+        """End it, gently at first."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def serving(folder: Path, model: str, *options: str, keep: bool = False) -> Iterator[Server]:
+    """A server for a while; its folder is emptied before unless `keep`."""
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    server = Server(folder, model, *options)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def end_with_parent() -> None:
+    """In the child: a SIGTERM when the benchmark dies, even by SIGKILL. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+# Prompts ------------------------------------------------------------------------------------
+
+
+class Text:
+    """Real text as token ids of a model."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: the model's directory, which has a tokenizer.json."""
+        from tokenizers import Tokenizer
+
+        text = "\n".join((common.ROOT / name).read_text("utf-8") for name in TEXTS)
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokens = tokenizer.encode(text, add_special_tokens=False).ids
+
+    def cut(self, number: int, length: int) -> list[int]:
+        """So many tokens from a place that depends on the number; no two numbers share a place."""
+        start = number * 7919 % (len(self._tokens) - length)
+        return self._tokens[start : start + length]
+
+
+def folder_of(model: str) -> Path:
+    """The directory of a model as `silva serve` maps it."""
+    from silva.models.library import Library
+
+    return Library().resolve(model)
+
+
+# Asking -------------------------------------------------------------------------------------
+
+
+def stream(
+    url: str, bodies: Sequence[Numbers], keys: Sequence[str] = ("",), key: int = 0
+) -> list[Any]:
+    """Streamed completions of token ids, all sent at once; each as a `bench.nouns.Outcome`.
+
+    Leaves the program when one of them fails.
+    """
+    from silva.serving.bench.client import Client, open_client
+    from silva.serving.bench.config import BenchConfig
+    from silva.serving.bench.nouns import Outcome, Planned
+
+    async def one(client: Client, body: Numbers) -> Outcome:
+        planned = Planned(0, 0.0, len(body["prompt"]), body["max_tokens"], key=key)
+        outcome = Outcome(planned, client.clock())
+        extra = {"stream": True, "stream_options": {"include_usage": True}}
+        await client.send(json.dumps({**body, **extra}).encode(), outcome)
+        return outcome
+
+    async def main() -> list[Outcome]:
+        async with open_client(BenchConfig(url=url), keys, time.perf_counter) as client:
+            return await asyncio.gather(*(one(client, body) for body in bodies))
+
+    outcomes = asyncio.run(main())
+    for outcome in outcomes:
+        if not outcome.good:
+            sys.exit(f"a request failed: {outcome.error}: {outcome.message}")
+    return outcomes
+
+
+def completion(model: str, prompt: Sequence[int], tokens: int, **more: Any) -> Numbers:
+    """The body of a greedy completion of just so many tokens."""
+    greedy = {"temperature": 0, "max_tokens": tokens, "ignore_eos": True, "return_token_ids": True}
+    return {"model": model, "prompt": list(prompt), **greedy, **more}
+
+
+# Numbers ------------------------------------------------------------------------------------
+
+
+def spread(values: Iterable[float]) -> Numbers:
+    """Median and range over repetitions, and each of them."""
+    held = list(values)
+    return {
+        "median": statistics.median(held),
+        "min": min(held),
+        "max": max(held),
+        "values": held,
+    }

@@ -1,0 +1,167 @@
+"""Served greedy tokens against transformers, on prompts of real text, in every way of serving.
+
+    python benchmarks/serving_tokens.py
+
+Fifty prompts of 1 to 1,500 tokens (as far as the context reaches), all sent at once through the
+API, with log-probabilities. Equal means: the same tokens up to the first position whose two best
+logits lie within 1e-4 of each other (a tie), log-probabilities within 1e-4 up to there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import serving
+from serving import SMOLLM2, STORIES, Bench, Numbers
+
+sys.path.insert(0, str(common.ROOT / "tests" / "serving" / "engine"))
+
+TOKENS = 16
+"""Of each answer."""
+TOLERANCE = 1e-4
+LONGEST = {SMOLLM2: 1500, STORIES: 480}
+SMALL_KV = {SMOLLM2: "80MiB", STORIES: "1MiB"}
+"""Room for the longest prompt and not much more."""
+MODES: dict[str, tuple[str, ...]] = {
+    "disaggregated": (),
+    "colocated": ("--colocated",),
+    "chunked": ("--set", "serve.step.chunk_tokens=24", "--set", "serve.step.most_running=24"),
+    "preempted": ("--colocated", "--kv", "KV"),
+    "tcp": ("--transfer", "tcp"),
+}
+AGAIN = {"disaggregated": "cached, own pool", "restarted": "cached, disk"}
+
+
+def lengths(count: int, longest: int) -> list[int]:
+    """From 1 to `longest`, each about as many times longer than the one before."""
+    return [round(longest ** (n / (count - 1))) for n in range(count)]
+
+
+def expected(folder: Path, prompts: Sequence[Sequence[int]]) -> list[Numbers]:
+    """What transformers says, one prompt at a time."""
+    import torch
+    import transformers
+    from engine_world import oracle
+
+    transformers.utils.logging.disable_progress_bar()
+    stock = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    stock.generation_config.eos_token_id = None
+    found = []
+    for number, prompt in enumerate(prompts):
+        said = oracle(stock, prompt, TOKENS)
+        found.append({"tokens": said.tokens, "logprobs": said.logprobs, "tie": said.tie})
+        if number % 10 == 9:
+            print(f"          transformers: {number + 1} of {len(prompts)}", flush=True)
+    return found
+
+
+def answers(url: str, model: str, prompts: Sequence[Sequence[int]]) -> list[Numbers]:
+    """Tokens, log-probabilities and cached tokens of all prompts, sent at once."""
+    import httpx
+
+    async def main() -> list[Numbers]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=600, limits=limits, trust_env=False) as http:
+
+            async def one(prompt: Sequence[int]) -> Numbers:
+                body = serving.completion(model, prompt, TOKENS, logprobs=1)
+                response = await http.post(f"{url}/v1/completions", json=body)
+                response.raise_for_status()
+                return response.json()
+
+            return await asyncio.gather(*map(one, prompts))
+
+    return [
+        {
+            "tokens": body["choices"][0]["token_ids"],
+            "logprobs": body["choices"][0]["logprobs"]["token_logprobs"],
+            "cached": body["usage"]["prompt_tokens_details"]["cached_tokens"],
+        }
+        for body in asyncio.run(main())
+    ]
+
+
+def compare(said: Sequence[Numbers], wanted: Sequence[Numbers]) -> Numbers:
+    """How many prompts agree, how many have ties, and the worst difference of log-probabilities."""
+    equal, worst = 0, 0.0
+    for own, other in zip(said, wanted, strict=True):
+        until = other["tie"]
+        same = own["tokens"][:until] == other["tokens"][:until]
+        pairs = zip(own["logprobs"][:until], other["logprobs"][:until], strict=same)
+        apart = max((abs(a - b) for a, b in pairs), default=0.0) if same else 0.0
+        worst = max(worst, apart)
+        equal += same and apart <= TOLERANCE and len(own["tokens"]) == TOKENS
+    return {
+        "prompts": len(said),
+        "equal": equal,
+        "ties": sum(other["tie"] < TOKENS for other in wanted),
+        "tokens_compared": sum(other["tie"] for other in wanted),
+        "worst_logprob_difference": worst,
+        "cached_tokens": sum(own["cached"] for own in said),
+    }
+
+
+class Case:
+    """One model with its prompts and what transformers says to them."""
+
+    def __init__(self, bench: Bench, model: str, count: int, longest: int) -> None:
+        self.bench, self.model, self.path = bench, model, bench.model(model)
+        folder = serving.folder_of(self.path)
+        text = serving.Text(folder)
+        self.prompts = [text.cut(n, size) for n, size in enumerate(lengths(count, longest))]
+        key = f"{model}: transformers"
+        self.wanted = bench.measure(key, lambda: {"said": expected(folder, self.prompts)})["said"]
+
+    def judge(self, server: serving.Server) -> Numbers:
+        preempted = sum(peer["preempted"] for peer in server.status()["peers"])
+        found = compare(answers(server.url, self.model, self.prompts), self.wanted)
+        # Peers report twice a second.
+        time.sleep(1.0)
+        after = sum(peer["preempted"] for peer in server.status()["peers"])
+        return {**found, "preempted": after - preempted}
+
+    def run(self, mode: str) -> Numbers:
+        """All results of one way of serving, and of a second pass where there is one."""
+        options = [SMALL_KV[self.model] if o == "KV" else o for o in MODES[mode]]
+        folder = self.bench.folder / "server"
+        found: dict[str, Any] = {}
+        with serving.serving(folder, self.path, *options) as server:
+            found[mode] = self.judge(server)
+            if mode in AGAIN:
+                found[AGAIN[mode]] = self.judge(server)
+        if mode in AGAIN:
+            with serving.serving(folder, self.path, *options, keep=True) as server:
+                found[AGAIN["restarted"]] = self.judge(server)
+        for name, row in found.items():
+            print(
+                f"          {self.model}, {name}: {row['equal']} of {row['prompts']} equal, "
+                f"worst difference {row['worst_logprob_difference']:.1e}, "
+                f"{row['cached_tokens']} cached, {row['preempted']} preempted"
+            )
+        return found
+
+
+def main() -> int:
+    bench = Bench("tokens", __doc__, "prompts; tokens; natural logarithms")
+    count = 8 if bench.quick else 50
+    models: Numbers = {}
+    for model in (STORIES, SMOLLM2):
+        longest = 60 if bench.quick else LONGEST[model]
+        case = Case(bench, model, count, longest)
+        modes: Numbers = {}
+        for mode in MODES:
+            modes |= bench.measure(f"{model}: {mode}", lambda m=mode, c=case: c.run(m))
+        models[model] = {"longest_prompt": longest, "modes": modes}
+    content = {"answer_tokens": TOKENS, "tolerance": TOLERANCE, "dtype": "float32"}
+    bench.publish({**content, "models": models})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""The section Serving of docs/validation.md: what the tables and claims make of result files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import claims_serving  # noqa: E402
+import common  # noqa: E402
+import render_serving  # noqa: E402
+import serving  # noqa: E402
+import serving_soak  # noqa: E402
+import serving_throughput  # noqa: E402
+import serving_tokens  # noqa: E402
+
+FACTS = {
+    "machine": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
+    "versions": {"silva": "0.1"},
+    "commit": "abc",
+    "date": "2026-01-01",
+}
+STEP = {"steps": 100, "step_s": 10.0, "execute_s": 9.8, "model_s": 9.5, "front_s": 0.2}
+
+
+def only(value: float) -> dict[str, Any]:
+    return serving.spread([value])
+
+
+def tokens(equal: int = 50) -> dict[str, Any]:
+    row = {"prompts": 50, "equal": equal, "ties": 1, "tokens_compared": 790, "cached_tokens": 9}
+    row |= {"worst_logprob_difference": 3e-6, "preempted": 4}
+    return {"models": {"smollm2": {"modes": {"colocated": row, "preempted": row}}}}
+
+
+def prefix(computed: float = 512, other: float = 0) -> dict[str, Any]:
+    turn = {"prefix_tokens_computed": 512, "miss_ttft_s": 0.6, "hit_ttft_s": 0.1, "ratio": 6.0}
+    parts = {
+        "in_turn": turn,
+        "together": {"prefix_tokens_computed": computed, "median_ttft_s": 0.7},
+        "restarted": {"cached_tokens": 512, "ttft_s": 0.2},
+        "other_key": {"cached_tokens_same_key": 512, "cached_tokens_other_key": other},
+    }
+    figures = {name: {k: only(v) for k, v in part.items()} for name, part in parts.items()}
+    settings = {"requests": 32, "prefix_tokens": 512, "repetitions": 1, "model": "smollm2"}
+    return {**settings, "figures": figures}
+
+
+def interference(ratio: float = 0.5) -> dict[str, Any]:
+    names = ("p99_ms", "p50_ms", "p99_alone_ms", "tokens_per_s", "tokens_per_s_alone")
+    figures = {name: only(20.0) for name in (*names, "long_ttft_ms")}
+    load = {"streams": 4, "stream_answer": 96, "long_prompt": 1024, "seconds_between": 4.0}
+    return {
+        "load": {**load, "model": "smollm2", "repetitions": 1},
+        "figures": {"disaggregated": figures, "colocated": figures},
+        "disaggregated_to_colocated": {"p99": only(ratio), "tokens_per_s": only(1.0)},
+    }
+
+
+def start(weights: int = 540) -> dict[str, Any]:
+    modes = {mode: {"first_token_s": only(5.0)} for mode in ("disaggregated", "colocated")}
+    peer = {"from_command_s": only(1.4), "from_request_s": only(0.9)}
+    row = {"count": 1, "bytes": 900, "weights_bytes": weights, "weights_resident_bytes": 540}
+    memory = {"processes": {"front": row}, "total": {**row}, "weights_file_bytes": 540}
+    return {
+        "model": "smollm2",
+        "repetitions": 1,
+        "limits": {"first_token_s": 8.0, "second_peer_s": 2.0},
+        "figures": {**modes, "decode": peer, "prefill": peer},
+        "memory": memory,
+    }
+
+
+def throughput(own: float = 90.0, **split: float) -> dict[str, Any]:
+    ways = ("silva, disaggregated", "silva, colocated")
+    found = {way: [{"tokens_per_s": own, "split": STEP | split}] for way in ways}
+    found["transformers, generate"] = [{"tokens_per_s": 60.0}]
+    found["transformers, continuous batching"] = [{"tokens_per_s": None, "error": "no_gpu"}]
+    load = {"batch": 32, "requests": 64, "prompt": 64, "answer": 64, "model": "smollm2"}
+    call = {"function": "f", "calls": 3, "own_share": 0.5, "cumulative_share": 0.6}
+    content = serving_throughput.content(found)
+    return {**content, "load": load, "repetitions": 1, "profile": [call]}
+
+
+def soak(equal: int = 200, files: int = 0) -> dict[str, Any]:
+    leg = {"answers": 200, "equal": equal, "failed": 0, "retries": 9, "blocks_returned": True}
+    leg |= {"processes_left": 0, "files_left": files, "seconds": 60.0}
+    leg |= {"kills": {"prefill": 20, "decode": 20, "cache": 10}}
+    return serving_soak.totals([leg, leg], wanted=100)
+
+
+def flood(told: int = 9000, last: int = 10**8) -> dict[str, Any]:
+    row = {"by_status": {"200": 1000, "429": 9000}, "refused_with_retry_after": told}
+    row |= {"seconds": 4.0, "answered_afterwards": True, "rss_before_bytes": 10**8}
+    row |= {"rss_after_bytes": 10**8, "rss_peak_bytes": 10**8}
+    return {"floods": [row, row | {"rss_peak_bytes": last}]}
+
+
+RESULTS = {
+    "tokens": tokens(),
+    "prefix": prefix(),
+    "interference": interference(),
+    "start": start(),
+    "throughput": throughput(),
+    "soak": soak(),
+    "flood": flood(),
+}
+
+
+def write(folder: Path, name: str, content: dict[str, Any]) -> None:
+    about = {**FACTS, "command": f"python benchmarks/serving_{name}.py"}
+    common.write_json(folder / f"serving-{name}.json", {**about, **content})
+
+
+def verdicts(folder: Path) -> dict[str, str]:
+    return {claim: holds for claim, _, holds in claims_serving.rows(folder, "-")}
+
+
+def test_every_benchmark_has_a_block_a_claim_and_a_command(tmp_path: Path) -> None:
+    assert {f"serving-{name}" for name in RESULTS} == set(render_serving.BLOCKS)
+    assert {name for name, _ in claims_serving.CLAIMS.values()} == set(RESULTS)
+    for name in RESULTS:
+        assert (ROOT / "benchmarks" / f"serving_{name}.py").is_file()
+        assert f"serving_{name}.py" in render_serving.BLOCKS[f"serving-{name}"](tmp_path)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_becomes_tables_of_even_width(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, RESULTS[name])
+    text = render_serving.BLOCKS[f"serving-{name}"](tmp_path)
+    for part in text.split("\n\n"):
+        lines = [line for line in part.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1
+    assert "2026-01-01, commit abc" in text
+
+
+def test_all_claims_hold_of_good_results(tmp_path: Path) -> None:
+    assert set(verdicts(tmp_path).values()) == {"-"}
+    for name, content in RESULTS.items():
+        write(tmp_path, name, content)
+    assert set(verdicts(tmp_path).values()) == {"yes"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokens", tokens(equal=49)),
+        ("prefix", prefix(computed=1024)),
+        ("prefix", prefix(other=16)),
+        ("interference", interference(ratio=1.1)),
+        ("start", start(weights=1080)),
+        ("throughput", throughput(own=50.0)),
+        ("throughput", throughput(model_s=8.0)),
+        ("soak", soak(equal=199)),
+        ("soak", soak(files=1)),
+        ("flood", flood(told=8999)),
+        ("flood", flood(last=2 * 10**8)),
+    ],
+)
+def test_a_claim_that_does_not_hold_says_no(
+    tmp_path: Path, name: str, content: dict[str, Any]
+) -> None:
+    write(tmp_path, name, content)
+    assert list(verdicts(tmp_path).values()).count("no") == 1
+
+
+def test_tokens_are_compared_up_to_the_first_tie() -> None:
+    count = serving_tokens.TOKENS
+    wanted = {"tokens": list(range(count)), "logprobs": [-1.0] * count, "tie": 3}
+    said = {"tokens": [0, 1, 2, *[7] * (count - 3)], "logprobs": [-1.0] * count, "cached": 16}
+    found = serving_tokens.compare([said], [wanted])
+    assert (found["equal"], found["ties"], found["tokens_compared"]) == (1, 1, 3)
+    assert serving_tokens.compare([said], [wanted | {"tie": 4}])["equal"] == 0
+    off = said | {"logprobs": [-1.0, -1.0002, *[-1.0] * (count - 2)]}
+    assert serving_tokens.compare([off], [wanted])["equal"] == 0
+
+
+def test_prompts_grow_from_one_token_to_the_longest() -> None:
+    lengths = serving_tokens.lengths(50, 1500)
+    assert (lengths[0], lengths[-1], len(lengths)) == (1, 1500, 50)
+    assert lengths == sorted(lengths)
