@@ -27,17 +27,17 @@ CONTEXT = 256
 CARD = ModelCard("tiny", 0, CONTEXT)
 
 
-def save_model(folder: Path) -> Path:
-    """A directory with a two-layer Llama, large enough to prefer some tokens, and a tokenizer."""
+def save_model(folder: Path, *, hidden: int = 64, layers: int = 2, context: int = CONTEXT) -> Path:
+    """A directory with a small Llama, large enough to prefer some tokens, and a tokenizer."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
+        hidden_size=hidden,
+        intermediate_size=hidden * 3 // 2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
     )
     model = transformers.LlamaForCausalLM(config)
     with torch.no_grad():
