@@ -9,6 +9,7 @@ logits lie within 1e-4 of each other (a tie), log-probabilities within 1e-4 up t
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import time
@@ -22,6 +23,7 @@ from serving import SMOLLM2, STORIES, Bench, Numbers
 
 sys.path.insert(0, str(common.ROOT / "tests" / "serving" / "engine"))
 
+MODELS = (STORIES, SMOLLM2)
 TOKENS = 16
 """Of each answer."""
 TOLERANCE = 1e-4
@@ -147,11 +149,19 @@ class Case:
         return found
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument(
+        "--check", action="store_true", help="publish nothing; exit with 1 unless all are equal"
+    )
+
+
 def main() -> int:
-    bench = Bench("tokens", __doc__, "prompts; tokens; natural logarithms")
+    bench = Bench("tokens", __doc__, "prompts; tokens; natural logarithms", add_options)
+    chosen = bench.options.models
     count = 8 if bench.quick else 50
     models: Numbers = {}
-    for model in (STORIES, SMOLLM2):
+    for model in chosen:
         longest = 60 if bench.quick else LONGEST[model]
         case = Case(bench, model, count, longest)
         modes: Numbers = {}
@@ -159,7 +169,11 @@ def main() -> int:
             modes |= bench.measure(f"{model}: {mode}", lambda m=mode, c=case: c.run(m))
         models[model] = {"longest_prompt": longest, "modes": modes}
     content = {"answer_tokens": TOKENS, "tolerance": TOLERANCE, "dtype": "float32"}
-    bench.publish({**content, "models": models})
+    if bench.options.check:
+        rows = [row for entry in models.values() for row in entry["modes"].values()]
+        return int(any(row["equal"] < row["prompts"] for row in rows))
+    words = () if tuple(chosen) == MODELS else (f"--models {' '.join(chosen)}",)
+    bench.publish({**content, "models": models}, *words)
     return 0
 
 
