@@ -26,26 +26,32 @@ def register(app: typer.Typer) -> None:
 
 def _pretrain(
     config: Annotated[Path, typer.Option(help="Recipe, see recipes/pretrain/.")],
-    data: Annotated[str, typer.Option(help="Images: file, folder or known name.")],
+    data: Annotated[str, typer.Option(help="Images: file, folder or known name; or texts.")],
     out: Annotated[Path, typer.Option(help="Model directory to write.")],
     threads: Annotated[int, typer.Option(min=0, max=1024, help="Threads; 0: torch decides.")] = 0,
 ) -> None:
     """Train a backbone from scratch; the same command resumes an interrupted run.
 
-    The unfinished run lies beside the model directory, in OUT.run.
+    A recipe with kind = "language" makes a language model from a folder of .txt files. The
+    unfinished run lies beside the model directory, in OUT.run.
     """
     import torch
     from rich.console import Console
 
+    from silva.cli.pretrain_language import pretrain_language
     from silva.config import build, read_toml
     from silva.data.open import open_dataset
     from silva.pretraining.config import PretrainConfig
 
     _check_out(out)
-    recipe = build(PretrainConfig, read_toml(config), str(config))
+    table = read_toml(config)
     if threads:
         torch.set_num_threads(threads)
     console = Console()
+    if table.get("kind") == "language":
+        pretrain_language(table, config, Path(data), out, console)
+        return
+    recipe = build(PretrainConfig, table, str(config))
     dataset = open_dataset(data)
     train, held_out = _tensors(dataset, recipe)
     state = out.with_name(out.name + ".run")

@@ -19,20 +19,23 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrix [rows, cols], roughly (singular values 0.7 to 1.2)."""
+    """Nearest semi-orthogonal matrix [rows, cols], roughly (singular values 0.7 to 1.2).
+
+    Of a stack [.., rows, cols] each matrix by itself.
+    """
     a, b, c = NEWTON_SCHULZ
-    x = matrix / (matrix.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
+    x = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
     if tall:
-        x = x.T
+        x = x.mT
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weight matrices [out, in]; everything else belongs to AdamW.
+    """Muon for weight matrices [out, in] and stacks of them; everything else belongs to AdamW.
 
     With a `pool`, matrices are made orthogonal side by side.
     """
@@ -62,4 +65,4 @@ class Muon(torch.optim.Optimizer):
                 directions.append(p.grad.lerp(buffer, group["momentum"]))
             for p, update in zip(trained, self._map(orthogonalise, directions), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+                p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
