@@ -7,6 +7,7 @@ from control_world import IDENTITY, World, answer, ask, hash_tokens
 
 from silva.control import scheduler
 from silva.control.prefix import extend
+from silva.control.request import StoredBlock
 
 COMMON = tuple(hash_tokens("sys", 32))
 
@@ -151,11 +152,22 @@ def test_stored_blocks_are_reported_once() -> None:
     world.add(member(1))
     for _ in range(12):
         stored += world.step().stored
-    keys = [key for key, _ in stored]
+    keys = [block.key for block in stored]
     expected = {*IDENTITY.keys(member(0)), *IDENTITY.keys(member(1))}
     assert set(keys) == expected and len(keys) == len(expected)
-    for key, block in stored:
-        assert world.state.index.find(key) == block
+    assert all(world.state.index.find(each.key) == each.block for each in stored)
+
+
+def test_stored_blocks_say_whose_they_are() -> None:
+    world = World(step_tokens=36, max_running=4, blocks=200)
+    requests = [ask(name, tuple(range(12)), answer=9, namespace=name) for name in ("a", "b", "")]
+    for request in requests:
+        world.add(request)
+    stored = world.step().stored
+    for request in requests:
+        own = [each.key for each in stored if each.namespace == request.namespace]
+        assert own == list(IDENTITY.keys(request))
+    assert len({each.block for each in stored}) == 9
 
 
 def test_a_next_turn_shares_the_answer_too() -> None:
@@ -163,17 +175,18 @@ def test_a_next_turn_shares_the_answer_too() -> None:
     first = ask("a", 10, answer=12)
     world.add(first)
     root = IDENTITY.root()
-    learned: tuple[tuple[bytes, int], ...] = ()
+    learned: tuple[StoredBlock, ...] = ()
     while "a" not in world.ended:
         plan = world.schedule()
         if scheduler.ending(world.state):
             tokens = world.runner.tokens["a"]
             keys = extend(root, IDENTITY.keys(first), tokens, 4)
             learned = scheduler.learn(world.state, "a", keys)
+            assert [each.key for each in learned] == list(keys)
             with pytest.raises(ValueError, match="not keys of a"):
                 scheduler.learn(world.state, "a", keys[1:])
         world.finish_step(plan)
-    assert len(learned) == 3
+    assert len(learned) == 5 and len({each.block for each in learned}) == 5
     follow = ask("b", (*first.prompt, *answer(first), 7, 7, 7), answer=3)
     world.add(follow)
     world.run()
@@ -185,11 +198,11 @@ def test_pinned_blocks_outlive_their_request() -> None:
     world = World(blocks=16, context_tokens=64)
     world.add(ask("a", 30, answer=1))
     stored = world.step().stored
-    blocks = [block for _, block in stored]
+    blocks = [each.block for each in stored]
     scheduler.pin(world.state, blocks)
     world.add(ask("b", 30, answer=3))
     world.run()
-    assert all(world.state.index.find(key) == block for key, block in stored)
+    assert all(world.state.index.find(each.key) == each.block for each in stored)
     scheduler.unpin(world.state, blocks)
     with pytest.raises(ValueError, match="not pinned"):
         scheduler.unpin(world.state, blocks)

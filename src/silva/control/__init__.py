@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Sampled,
         SamplingParams,
         StepResult,
+        StoredBlock,
         TokenLogprob,
     )
     from silva.control.ring import Ring
@@ -65,6 +66,7 @@ _HOMES = {
     "State": "state",
     "StepResult": "request",
     "StepTime": "slo",
+    "StoredBlock": "request",
     "TierPolicy": "eviction",
     "TokenLogprob": "request",
     "Trade": "slo",
@@ -102,6 +104,7 @@ __all__ = [
     "State",
     "StepResult",
     "StepTime",
+    "StoredBlock",
     "TierPolicy",
     "TokenLogprob",
     "Trade",

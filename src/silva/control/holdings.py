@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from silva.control.request import StoredBlock
 from silva.control.state import Entry, Filed, Stage, State
 
 
@@ -78,12 +79,10 @@ def next_key(state: State, entry: Entry) -> bytes | None:
     return entry.keys[len(entry.blocks)]
 
 
-def complete(
-    state: State, entry: Entry, blocks: Iterable[int], maker: str
-) -> list[tuple[bytes, int]]:
+def complete(state: State, entry: Entry, blocks: Iterable[int], maker: str) -> list[StoredBlock]:
     """Enter blocks of the table, by their place in it, under their keys; wakes who waited.
 
-    Returns key and block of those that were not found before.
+    Returns those that were not found before.
     """
     entered = []
     for place in blocks:
@@ -91,7 +90,7 @@ def complete(
         woken, new = state.index.complete(key, block, maker)
         if new:
             state.pool.keep(block)
-            entered.append((key, block))
+            entered.append(StoredBlock(key, block, entry.request.namespace))
         wake(state, woken)
     return entered
 

@@ -94,6 +94,16 @@ class Plan:
     """Positions computed in this step, decoding ones among them."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """A block of the pool that is complete, its key, and whose it is."""
+
+    key: bytes
+    block: int
+    namespace: str
+    """`Request.namespace` of the request that made it: others may not find it."""
+
+
 @dataclass(frozen=True)
 class TokenLogprob:
     """A token's log-probability (natural), and those of the likeliest alternatives."""

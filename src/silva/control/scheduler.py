@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 
 from silva.control import holdings
 from silva.control.handover import new_entry
-from silva.control.request import Chunk, FinishReason, Plan, Request, StepResult
+from silva.control.request import Chunk, FinishReason, Plan, Request, StepResult, StoredBlock
 from silva.control.slo import StepTime
 from silva.control.state import Entry, Stage, State
 from silva.control.step import StepBuilder
@@ -57,9 +57,9 @@ class Update:
     ended: list[Ended] = field(default_factory=list)
     handed: list[str] = field(default_factory=list)
     """Requests whose prompt is computed and first token sampled, held until they are released."""
-    stored: list[tuple[bytes, int]] = field(default_factory=list)
-    """Keys whose blocks are complete now and were not found before: to store in the cache. `pin`
-    them for as long as the copy takes.
+    stored: list[StoredBlock] = field(default_factory=list)
+    """Blocks that are complete now and were not found before: to store in the cache. `pin` them for
+    as long as the copy takes.
     """
 
 
@@ -152,12 +152,13 @@ def ending(state: State) -> tuple[str, ...]:
     return state.ends.due(state.step) if state.plan is not None else ()
 
 
-def learn(state: State, request: str, keys: Sequence[bytes]) -> tuple[tuple[bytes, int], ...]:
+def learn(state: State, request: str, keys: Sequence[bytes]) -> tuple[StoredBlock, ...]:
     """Let later requests share what this one has been given too, a next turn of a conversation.
 
-    `keys` are those of its prompt and its tokens so far (`prefix.extend`). Called while it is known
-    here, at the latest before the `update` that ends it (`ending`, `StepResult.finished`). Returns
-    keys and blocks that were not found before, as in `Update.stored`.
+    `keys` are those of its prompt and its tokens so far (`prefix.extend`). Called while it decodes
+    here, at the latest before the `update` that ends it (`ending`, `StepResult.finished`), and while
+    a step is in flight only once that is computed. Returns all its full blocks that are found now,
+    the first of the prompt first.
 
     Raises ValueError when `keys` do not begin with those it has, or are more than its full blocks,
     KeyError for a request that is not known.
@@ -170,11 +171,13 @@ def learn(state: State, request: str, keys: Sequence[bytes]) -> tuple[tuple[byte
     entry.keys = keys
     if entry.stage is not Stage.DECODING:
         return ()
-    full = min((length - 1) // state.settings.block_tokens, len(keys))
-    first = full
-    while first and state.index.key_of(entry.blocks[first - 1]) is None:
-        first -= 1
-    return tuple(holdings.complete(state, entry, range(first, full), request))
+    # Between steps the last token's KV is still to be computed.
+    computed = length if state.plan is not None else length - 1
+    full = min(computed // state.settings.block_tokens, len(keys))
+    holdings.complete(state, entry, range(full), request)
+    found = ((key, state.index.find(key)) for key in keys[:full])
+    space = entry.request.namespace
+    return tuple(StoredBlock(key, block, space) for key, block in found if block is not None)
 
 
 def pin(state: State, blocks: Sequence[int]) -> None:

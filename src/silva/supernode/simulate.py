@@ -203,8 +203,8 @@ class Simulation:
             self.left -= 1
             self._note(index, ended.started_s, ended.cached_tokens)
         if self.cache is not None:
-            for key, _ in done.update.stored:
-                self.cache.insert(key, self.block_bytes)
+            for stored in done.update.stored:
+                self.cache.insert(stored.key, self.block_bytes)
         for name in done.update.handed:
             entry = engine.state.entries[name]
             self._note(int(name), entry.started_s, entry.cached_tokens)

@@ -65,6 +65,22 @@ def test_the_least_recently_used_leaves_ram(stores: Stores, peer: Peer) -> None:
     assert store.stats().ram_evictions == 1
 
 
+def test_the_beginning_of_a_prefix_leaves_last(stores: Stores, peer: Peer) -> None:
+    store = stores(ram=4)
+    peer.put(store, [1, 2, 3, 4], SIZE)
+    peer.found(store, [1, 2, 3, 4], SIZE)  # one lookup: 1 is the beginning
+    peer.put(store, [5, 6], SIZE)
+    assert store.contains([key(n) for n in range(1, 7)], SPACE) == [1, 1, 0, 0, 1, 1]
+
+
+def test_a_block_that_is_offered_again_was_used(stores: Stores, peer: Peer) -> None:
+    store = stores(ram=3)
+    peer.put(store, [1, 2, 3], SIZE)
+    assert peer.put(store, [2, 1], SIZE) == ["known", "known"]
+    peer.put(store, [4, 5], SIZE)
+    assert store.contains([key(n) for n in range(1, 6)], SPACE) == [1, 0, 0, 1, 1]
+
+
 def test_no_hit_across_namespaces(stores: Stores, peer: Peer) -> None:
     store = stores(disk=8)
     peer.put(store, [1], SIZE, space="a")

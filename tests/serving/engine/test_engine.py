@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from engine_world import BLOCK, CONTEXT, GREEDY, World, copy_blocks, emitted, tokens_of
 
 from silva.control import scheduler
-from silva.control.request import Request, SamplingParams
+from silva.control.request import Request, SamplingParams, StoredBlock
 from silva.control.state import Settings
 from silva.errors import ServingError
 from silva.models.language import LanguageModel
@@ -158,6 +159,30 @@ def test_the_next_turn_finds_what_was_said(model: LanguageModel, expected: Any) 
     # All full blocks but that of the answer's last token, which has no KV.
     assert world.last["turn 2"].cached_tokens == (30 + 24 - 1) // 4 * 4
     world.assert_says("turn 2", expected(again))
+
+
+def test_what_was_said_before_a_cancel_is_found(model: LanguageModel, expected: Any) -> None:
+    told: list[StoredBlock] = []
+    world = World(model)
+    world.stored = told.extend  # type: ignore[method-assign]
+    prompt = tokens_of(30, 7)
+    request = world.ask("stopped", prompt, namespace="one")
+    while len(world.tokens.get("stopped", ())) < 20:
+        world.step()
+    told.clear()
+    assert world.engine.cancel("stopped")
+    known = (*prompt, *world.tokens["stopped"])
+    # as a prefill peer would name them; the last token has no KV
+    keys = world.engine.identity.keys(Request("other", known[:-1], namespace="one"))
+    assert [each.key for each in told] == list(keys) and len(keys) == 12
+    assert {each.namespace for each in told} == {"one"}
+    assert not world.engine.cancel(request.id)
+    world.ask("next", (*known, *tokens_of(5, 8)), namespace="one")
+    world.ask("other", (*known, *tokens_of(5, 8)), namespace="two")
+    world.run()
+    assert world.last["next"].cached_tokens == 48 and world.last["other"].cached_tokens == 0
+    for name in ("next", "other"):
+        world.assert_says(name, expected((*known, *tokens_of(5, 8))))
 
 
 def test_nothing_is_found_across_namespaces_and_adapters(model: LanguageModel) -> None:
@@ -322,18 +347,20 @@ def test_settings_of_another_memory_are_refused(model: LanguageModel) -> None:
 
 def test_new_blocks_are_told_and_may_be_pinned(model: LanguageModel) -> None:
     world = World(model, step_tokens=16, max_running=4)
-    told: list[tuple[bytes, int]] = []
+    told: list[StoredBlock] = []
 
-    def stored(blocks: Any) -> None:
+    def stored(blocks: Sequence[StoredBlock]) -> None:
         told.extend(blocks)
-        scheduler.pin(world.engine.state, [block for _, block in blocks])
+        scheduler.pin(world.engine.state, [each.block for each in blocks])
 
     world.stored = stored  # type: ignore[method-assign]
     request = world.ask("a", tokens_of(30))
     while world.step():
         pass
     keys = world.engine.identity.keys(emitted(request, world.tokens["a"]))
-    assert [key for key, _ in told] == list(keys[:13])
+    # the prompt's when they are computed, and all of them at the end
+    assert [each.key for each in told] == [*keys[:7], *keys[:13]]
+    assert told[:7] == told[7:14]
     assert world.engine.counts().blocks_used == 13
-    scheduler.unpin(world.engine.state, [block for _, block in told])
+    scheduler.unpin(world.engine.state, [each.block for each in told])
     world.run()

@@ -59,6 +59,10 @@ class RamTier:
     def unpin(self, block: BlockId) -> None:
         self._policy.unpin(block)
 
+    def touch(self, block: BlockId) -> None:
+        """The block was used."""
+        self._policy.touch(block)
+
     def piece(self, slot: Slot) -> Piece:
         """What a reader is told."""
         return Piece(self._exposed.region, slot.offset, slot.length, slot.checksum)

@@ -177,9 +177,9 @@ class BlockStore:
     ) -> list[Kept]:
         """Pull blocks from a peer, and say what became of each. What is here is not pulled again.
 
-        When it returns the sources are no longer needed. A block in RAM whose bytes have changed
-        since is found out here, by its checksum, and replaced. ValueError when there are not as many
-        sources as keys.
+        Each counts as used, in this order. When it returns the sources are no longer needed. A block
+        in RAM whose bytes have changed since is found out here, by its checksum, and replaced.
+        ValueError when there are not as many sources as keys.
         """
         if len(keys) != len(sources):
             raise ValueError(f"{len(sources)} sources for {len(keys)} keys")
@@ -326,8 +326,11 @@ class BlockStore:
             arrived = {index for index, error in zip(slots, errors, strict=True) if error is None}
         finally:
             with self._changed:
-                for index in slots:
-                    results[index] = self._settle(blocks[index], sources[index], index in arrived)
+                for index, block in enumerate(blocks):
+                    if index in slots:
+                        results[index] = self._settle(block, sources[index], index in arrived)
+                    elif results[index] == "known":
+                        self._touch(block)
                 for result in results:
                     setattr(self._counts, result, getattr(self._counts, result) + 1)
                 self._changed.notify_all()
@@ -343,6 +346,11 @@ class BlockStore:
             return False
         return True
 
+    def _touch(self, block: BlockId) -> None:
+        self._ram.touch(block)
+        if self._disk is not None:
+            self._disk.touch(block)
+
     def _settle(self, block: BlockId, source: Piece, arrived: bool) -> Kept:
         if not arrived:
             self._ram.abandon(block)
@@ -356,8 +364,9 @@ class BlockStore:
         for lease in self._leases.expire(now_s):
             self._unpin(self._leased.pop(lease.id))
 
-    def _unpin(self, blocks: Iterable[BlockId]) -> None:
-        for block in blocks:
+    def _unpin(self, blocks: Sequence[BlockId]) -> None:
+        """The first is used last: without the beginning of a prefix the rest of it is of no use."""
+        for block in reversed(blocks):
             self._ram.unpin(block)
 
     def __enter__(self) -> Self:

@@ -34,6 +34,7 @@ from silva.control.request import (
     Request,
     Sampled,
     StepResult,
+    StoredBlock,
 )
 from silva.control.scheduler import Ended, Update
 from silva.control.state import Counts, Settings, Stage, State
@@ -93,11 +94,13 @@ class Listener:
         be called in here.
         """
 
-    def stored(self, blocks: Sequence[tuple[bytes, int]]) -> None:
-        """Keys whose blocks are complete now, to be stored in the cache peers.
+    def stored(self, blocks: Sequence[StoredBlock]) -> None:
+        """Blocks that are complete now, to be stored in the cache peers.
 
-        A later step may give the blocks to others: who copies them later calls `scheduler.pin`
-        in here, and `scheduler.unpin` when that is over.
+        Comes when a prompt is computed, and when a request that decodes here is over: then with all
+        of its blocks, those of the prompt among them, which may have been told before. A later step
+        may give the blocks to others: who copies them later calls `scheduler.pin` in here, and
+        `scheduler.unpin` when that is over.
         """
 
 
@@ -197,9 +200,16 @@ class Engine:
         return handover.release(self.state, request)
 
     def cancel(self, request: str) -> bool:
-        """Forget a request wherever it stands; nothing more is told of it. False: unknown."""
+        """Forget a request wherever it stands; no output of it is told any more. False: unknown.
+
+        What it was given so far stays to be found: a stop text or a client's leave ends it here.
+        """
+        learned = self._learn(request)
         self._forget(request)
-        return scheduler.cancel(self.state, request)
+        known = scheduler.cancel(self.state, request)
+        if learned:
+            self.listener.stored(learned)
+        return known
 
     def counts(self) -> Counts:
         """Requests by where they stand, and blocks; O(1)."""
@@ -232,10 +242,12 @@ class Engine:
         self.spent.computed(now_s, executed.result.seconds, self.runner.model_s)
         self.step_time.observe(*self.state.load(), executed.result.seconds)
         lose(self.state, executed.failed)
-        stored = self._learn(executed)
+        finished = (request for request, _ in executed.result.finished)
+        over = dict.fromkeys((*scheduler.ending(self.state), *finished))
+        learned = [b for r in over if r not in executed.failed for b in self._learn(r)]
         update = scheduler.update(self.state, executed.result)
         self._tell(plan, executed, update, now_s)
-        stored += update.stored
+        stored = learned + update.stored
         if stored:
             self.listener.stored(stored)
         return True
@@ -264,18 +276,15 @@ class Engine:
         self._tracked.pop(request, None)
         self.runner.remove(request)
 
-    def _learn(self, executed: Executed) -> list[tuple[bytes, int]]:
-        """Let the next turn of a conversation find what the requests that end now were given."""
-        found: list[tuple[bytes, int]] = []
-        finished = (request for request, _ in executed.result.finished)
-        for request in dict.fromkeys((*scheduler.ending(self.state), *finished)):
-            tracked, entry = self._tracked.get(request), self.state.entries[request]
-            if tracked is not None and request not in executed.failed:
-                # The token that was sampled just now has no KV.
-                tokens = self.runner.tokens(request)[: self.state.length_of(entry)]
-                keys = extend(tracked.root, entry.keys, tokens, self.identity.block_tokens)
-                found.extend(scheduler.learn(self.state, request, keys))
-        return found
+    def _learn(self, request: str) -> Sequence[StoredBlock]:
+        """Let the next turn of a conversation find what a request that ends was given."""
+        tracked, entry = self._tracked.get(request), self.state.entries.get(request)
+        if tracked is None or entry is None or entry.stage is not Stage.DECODING:
+            return ()
+        # The token that a step in flight sampled has no KV.
+        tokens = self.runner.tokens(request)[: self.state.length_of(entry)]
+        keys = extend(tracked.root, entry.keys, tokens, self.identity.block_tokens)
+        return scheduler.learn(self.state, request, keys)
 
     def _tell(self, plan: Plan, executed: Executed, update: Update, start_s: float) -> None:
         """Outputs, hand-overs and failures of one step."""

@@ -12,18 +12,19 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import ClassVar
 
-from silva.control.request import Request
+from silva.control.request import Request, StoredBlock
 from silva.control.slo import largest_batch
 from silva.errors import ServingError
 from silva.serving.engine.engine import Listener, StepError
 from silva.serving.make_engine import make_engine
 from silva.serving.peers.cached import CacheClient
 from silva.serving.peers.compiler import Compiler
+from silva.serving.peers.offers import Offers
 from silva.serving.peers.start import PeerStart
 from silva.serving.wire.messages import (
     AnyMessage,
@@ -68,6 +69,7 @@ class ComputingPeer(Listener, ABC):
         self.ray = Ray(address(start.folder, "hub"), start.identity)
         block_bytes = self.memory.shape.block_bytes
         self.cache = CacheClient(self.ray, self.transfer, self.exposed, block_bytes)
+        self._offers = Offers(self.engine.state, self.cache)
         self.requests: dict[str, Request] = {}
         """All attempts that are here, by attempt id; `Request.id` is that of the front."""
         self.counters: dict[str, float] = {"spoilt_transfers": 0}
@@ -168,6 +170,10 @@ class ComputingPeer(Listener, ABC):
         """This attempt is over, or the front needs it no longer."""
         self.requests.pop(inside, None)
         self.engine.cancel(inside)
+
+    def stored(self, blocks: Sequence[StoredBlock]) -> None:
+        """Full blocks go to the cache: of prompts, and of what was answered to them."""
+        self._offers.add(blocks)
 
     @abstractmethod
     def take(self, message: AnyMessage) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
@@ -11,7 +10,6 @@ from typing import ClassVar
 from silva.control.fills import fill, filled, give_up
 from silva.control.lease import Lease, Leases
 from silva.control.request import Request
-from silva.control.scheduler import pin, unpin
 from silva.errors import ServingError
 from silva.serving.engine.engine import Handed
 from silva.serving.peers.cached import Findings
@@ -23,9 +21,6 @@ from silva.transfer import Piece
 HOLD_S = 120.0
 """Longer than any hand-over that is still going on: the front says when it is over."""
 
-KEYS = 1 << 18
-"""Keys whose namespace is remembered, more than those of all requests that are here."""
-
 
 class PrefillPeer(ComputingPeer):
     """See the module."""
@@ -36,7 +31,6 @@ class PrefillPeer(ComputingPeer):
         super().__init__(start)
         self._leases = Leases()
         self._held: dict[str, Lease] = {}
-        self._spaces: OrderedDict[bytes, str] = OrderedDict()
 
     def take(self, message: AnyMessage) -> None:
         if not isinstance(message, Prefill):
@@ -45,9 +39,6 @@ class PrefillPeer(ComputingPeer):
         self.compile(request, partial(self._add, request))
 
     def _add(self, request: Request) -> None:
-        self._spaces |= dict.fromkeys(self.engine.identity.keys(request), request.namespace)
-        while len(self._spaces) > KEYS:
-            self._spaces.popitem(last=False)
         try:
             self.engine.add(request, hand_over=True, lookup=bool(self.cache.members))
         except (ServingError, ValueError) as error:
@@ -118,16 +109,3 @@ class PrefillPeer(ComputingPeer):
         filled(self.engine.state, inside, good)
         if len(good) < len(keys):
             give_up(self.engine.state, inside)
-
-    def stored(self, blocks: Sequence[tuple[bytes, int]]) -> None:
-        """New full blocks go to the cache, each for the namespace that it was computed in."""
-        if not self.cache.members:
-            return
-        by_space: dict[str, dict[bytes, int]] = {}
-        for key, block in blocks:
-            if key in self._spaces:
-                by_space.setdefault(self._spaces[key], {})[key] = block
-        for space, own in by_space.items():
-            held = list(own.values())
-            pin(self.engine.state, held)
-            self.cache.offer(space, own, partial(unpin, self.engine.state, held))
