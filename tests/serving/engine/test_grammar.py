@@ -148,6 +148,42 @@ def test_few_grammars_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(own._known) == 2
 
 
+def wander(matcher: Matcher, seed: int, length: int = 60) -> list[int]:
+    """So many random letters that are allowed."""
+    draw, tokens = np.random.default_rng(seed), []
+    for _ in range(length):
+        letters = np.flatnonzero(matcher.allowed()[:END])
+        tokens.append(int(draw.choice(letters)))
+        matcher.take(tokens[-1:])
+    return tokens
+
+
+def test_the_states_that_other_answers_have_made_are_no_answers_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Each answer makes other states of this one, of which there are 2^20.
+    hungry = LLMatcher.grammar_from_regex("[ab]*a[ab]{20}")
+    alone = Grammars(byte_tokenizer(), VOCAB, [END])
+    said = [wander(alone.matcher(hungry), seed) for seed in range(12)]
+    monkeypatch.setattr(module, "MAX_LEXER_STATES", 400)
+    few = Grammars(byte_tokenizer(), VOCAB, [END])
+    first = few._compiled(hungry)
+    early = few.matcher(hungry)
+    assert [wander(few.matcher(hungry), seed) for seed in range(12)] == said
+    assert few._known.get(hungry) is not first
+    # one that has begun before goes on, too
+    assert wander(early, 0) == said[0]
+
+
+def test_one_answer_that_makes_too_many_states_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LEXER_STATES", 400)
+    few = Grammars(byte_tokenizer(), VOCAB, [END])
+    with pytest.raises(GrammarError, match="too many states"):
+        wander(few.matcher(LLMatcher.grammar_from_regex("[ab]*a[ab]{20}")), 0, 2000)
+    # what it used up is not missed by the next
+    wander(few.matcher(LLMatcher.grammar_from_regex("[ab]*a[ab]{20}")), 1)
+
+
 def test_a_tokenizer_that_is_none_is_refused() -> None:
     with pytest.raises(GrammarError, match="tokenizer"):
         Grammars("{}", VOCAB, [END])

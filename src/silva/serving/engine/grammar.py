@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 
 MAX_GRAMMAR_BYTES = 1 << 20
 MAX_GRAMMAR_SYMBOLS = 100_000
-MAX_LEXER_STATES = 50_000
-"""Of up to 2 kB each."""
-KEPT = 32
-"""Compiled grammars that are remembered."""
+MAX_LEXER_STATES = 10_000
+"""Of up to 2 kB each. Answers to schemas of hundreds of fields, patterns among them, made fewer than
+2,000; patterns made to multiply them make any number.
+"""
+KEPT = 16
+"""Compiled grammars that are remembered, with the states that their answers have made so far: at
+most 320 MB together.
+"""
+SPENT = "too many states"
+"""In llguidance's words when MAX_LEXER_STATES are made."""
 SHOWN = 300
 """Characters of llguidance's own words in an error."""
 
@@ -37,10 +43,18 @@ class GrammarError(ServingError):
 
 
 class Matcher:
-    """The state of one answer. Not for several threads at a time."""
+    """The state of one answer. Not for several threads at a time.
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
-        self._matcher, self._vocab_size = matcher, vocab_size
+    All answers to one compiled grammar share the states of its lexer, so that one may find them used
+    up by the others. Then it starts once more, with states of its own.
+    """
+
+    def __init__(
+        self, matcher: LLMatcher, vocab_size: int, renew: Callable[[], LLMatcher] | None = None
+    ) -> None:
+        """`renew` gives the grammar newly compiled, for this answer alone."""
+        self._matcher, self._vocab_size, self._renew = matcher, vocab_size, renew
+        self._taken: list[int] = []
 
     @property
     def ended(self) -> bool:
@@ -51,13 +65,27 @@ class Matcher:
         """Which tokens may come next, [vocab_size]. Raises GrammarError when none can be found."""
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
-            raise GrammarError(_reason(self._matcher))
+            self._start_anew()
+            mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+            if self._matcher.is_error():
+                raise GrammarError(_reason(self._matcher))
         bits = np.unpackbits(mask, count=self._vocab_size, bitorder="little")
         return bits.view(np.bool_)
 
     def take(self, tokens: Sequence[int]) -> None:
         """The answer goes on with these. Raises GrammarError when they do not follow the grammar."""
         if not self._matcher.consume_tokens(list(tokens)):
+            self._start_anew()
+            if not self._matcher.consume_tokens(list(tokens)):
+                raise GrammarError(_reason(self._matcher))
+        self._taken += tokens
+
+    def _start_anew(self) -> None:
+        """Raises GrammarError when the states are not to blame, or were its own."""
+        if self._renew is None or SPENT not in self._matcher.get_error():
+            raise GrammarError(_reason(self._matcher))
+        self._matcher, self._renew = self._renew(), None
+        if not self._matcher.consume_tokens(self._taken):
             raise GrammarError(_reason(self._matcher))
 
 
@@ -94,17 +122,33 @@ class Grammars:
 
         An end token among `given` ends it. Raises GrammarError. May be called from any thread.
         """
-        fresh = Matcher(self._compiled(grammar).deep_copy(), self._vocab_size)
+        compiled = self._compiled(grammar)
+
+        def renew() -> LLMatcher:
+            with self._lock:
+                if self._known.get(grammar) is compiled:
+                    del self._known[grammar]
+            return self._compile(grammar)
+
+        fresh = Matcher(compiled.deep_copy(), self._vocab_size, renew)
         fresh.take(given)
         return fresh
 
     def _compiled(self, grammar: str) -> LLMatcher:
-        from llguidance import LLMatcher
-
         with self._lock:
             if grammar in self._known:
                 self._known.move_to_end(grammar)
                 return self._known[grammar]
+        matcher = self._compile(grammar)
+        with self._lock:
+            self._known[grammar] = matcher
+            while len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return matcher
+
+    def _compile(self, grammar: str) -> LLMatcher:
+        from llguidance import LLMatcher
+
         if len(grammar.encode("utf-8", "replace")) > MAX_GRAMMAR_BYTES:
             raise GrammarError(f"the grammar is longer than {MAX_GRAMMAR_BYTES} bytes")
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
@@ -113,10 +157,6 @@ class Grammars:
             first.compute_bitmask()  # an endless recursion, or a limit, may show only now
         if first.is_error():
             raise GrammarError(_reason(first))
-        with self._lock:
-            self._known[grammar] = matcher
-            while len(self._known) > KEPT:
-                self._known.popitem(last=False)
         return matcher
 
 
