@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: a conversation continued, with tool calls."""
+"""`/v1/chat/completions`: a conversation continued, with tool calls and reasoning told apart."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from silva.serving.api.errors import bad_request
 from silva.serving.api.job import Caller, Job
 from silva.serving.api.logprobs import chat_logprobs
 from silva.serving.api.prompts import chat_tokens
+from silva.serving.api.reasoning import ReasoningParser, Split, reasoning_parsers
 from silva.serving.api.sampling import sampling_params
 from silva.serving.api.schemas.chat import ChatBody
 from silva.serving.api.server import Server
 from silva.serving.api.stream import DONE, event
-from silva.serving.api.tool_plan import ToolPlan, chat_grammar, tool_plan
+from silva.serving.api.tool_plan import chat_grammar, tool_plan
 from silva.serving.api.tools import AssembledCalls, Content, ToolEvent, ToolParser
 
 
@@ -46,15 +47,18 @@ async def chat(server: Server, caller: Caller, body: ChatBody) -> Chat:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=grammar,
     )
-    return Chat(Job(server, caller, card, body, [(tokens, sampling)]), body, plan)
+    job = Job(server, caller, card, body, [(tokens, sampling)])
+    thinking = reasoning_parsers(server, tokens, grammar, len(job.answers))
+    return Chat(job, body, [Choice(plan.parser(), parser) for parser in thinking])
 
 
 class Choice:
     """One answer as a message, and as the changes that a stream tells."""
 
-    def __init__(self, parser: ToolParser | None) -> None:
-        self._parser = parser
+    def __init__(self, parser: ToolParser | None, thinking: ReasoningParser | None) -> None:
+        self._parser, self._thinking = parser, thinking
         self._texts: list[str] = []
+        self._thoughts: list[str] = []
         self._calls = AssembledCalls()
         self.records: list[TokenRecord] = []
         """All of the answer's, where it is answered whole."""
@@ -62,13 +66,26 @@ class Choice:
 
     def add(self, piece: Piece) -> list[dict[str, Any]]:
         """The deltas that this piece makes; none while everything is held back."""
-        return [self._delta(found) for found in self._events(piece)]
+        thought, text = self._split(piece)
+        deltas: list[dict[str, Any]] = []
+        if thought:
+            self._thoughts.append(thought)
+            deltas.append({"reasoning_content": thought})
+        return deltas + [self._delta(found) for found in self._events(text, piece.finish)]
 
-    def _events(self, piece: Piece) -> list[ToolEvent]:
+    def _split(self, piece: Piece) -> tuple[str, str]:
+        """Reasoning, and the rest."""
+        if self._thinking is None:
+            return "", piece.text
+        found = self._thinking.push(piece.text)
+        last = self._thinking.finish() if piece.finish else Split("", "")
+        return found.reasoning + last.reasoning, found.text + last.text
+
+    def _events(self, text: str, finish: FinishReason | None) -> list[ToolEvent]:
         if self._parser is None:
-            return [Content(piece.text)] if piece.text else []
-        events = self._parser.push(piece.text)
-        return [*events, *self._parser.finish()] if piece.finish else events
+            return [Content(text)] if text else []
+        events = self._parser.push(text)
+        return [*events, *self._parser.finish()] if finish else events
 
     def _delta(self, found: ToolEvent) -> dict[str, Any]:
         if isinstance(found, Content):
@@ -88,15 +105,16 @@ class Choice:
             "content": text if text or not calls else None,
             "refusal": None,
         }
+        if self._thoughts:
+            message["reasoning_content"] = "".join(self._thoughts)
         return {**message, "tool_calls": calls} if calls else message
 
 
 class Chat:
     """The answers in the shape of this endpoint."""
 
-    def __init__(self, job: Job, body: ChatBody, plan: ToolPlan) -> None:
-        self.job, self._body = job, body
-        self._choices = [Choice(plan.parser()) for _ in job.answers]
+    def __init__(self, job: Job, body: ChatBody, choices: list[Choice]) -> None:
+        self.job, self._body, self._choices = job, body, choices
         self._identity = {
             "id": f"chatcmpl-{job.caller.id.unique}",
             "created": job.created,

@@ -36,3 +36,8 @@ class ApiSettings:
         help="how the model writes tool calls; auto: as its chat template says",
         choices=("auto", "hermes", "llama3"),
     )
+    reasoning_format: str = setting(
+        "auto",
+        help="whether <think> marks reasoning; auto: as the chat template says",
+        choices=("auto", "think", "none"),
+    )

@@ -17,6 +17,7 @@ from silva.serving.api.call_scanner import (
     CallScanner,
     CallStart,
 )
+from silva.serving.api.marks import overlap
 
 ToolFormat = Literal["hermes", "llama3"]
 
@@ -104,7 +105,7 @@ class ToolParser:
             self._show(kept, events)
             self._open(text[len(kept) :] + OPEN, rest)
             return True
-        kept = text[: len(text) - _overlap(text, OPEN)].rstrip()
+        kept = text[: len(text) - overlap(text, OPEN)].rstrip()
         self._show(kept, events)
         self._buffer = text[len(kept) :]
         return False
@@ -171,18 +172,13 @@ class ToolParser:
         if closed:
             self._buffer, self._state = rest, "text"
             return True
-        self._buffer = self._buffer[len(self._buffer) - _overlap(self._buffer, CLOSE) :]
+        self._buffer = self._buffer[len(self._buffer) - overlap(self._buffer, CLOSE) :]
         return False
 
     @staticmethod
     def _show(text: str, events: list[ToolEvent]) -> None:
         if text:
             events.append(Content(text))
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest proper beginning of `mark` that `text` ends with."""
-    return next((n for n in range(len(mark) - 1, 0, -1) if text.endswith(mark[:n])), 0)
 
 
 class AssembledCalls:

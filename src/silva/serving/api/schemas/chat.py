@@ -55,6 +55,7 @@ class Message(Body):
     tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_TOOLS)
     tool_call_id: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
     annotations: list[Any] | None = None
     audio: None = None
     function_call: None = None
