@@ -22,6 +22,7 @@ from silva.cli import (
     plan,
     predict,
     pretrain,
+    profile,
     scale,
     serve,
     simulate,
@@ -37,7 +38,7 @@ COMMANDS = (
     *(demo, tune, forest, predict, pretrain),
     *(serve, status, scale, drain, switch, stop),
     *(model, bench),
-    *(plan, simulate, validate, doctor),
+    *(plan, simulate, profile, validate, doctor),
 )
 """Command modules in the order of `silva --help`; each has `register(app)`."""
 

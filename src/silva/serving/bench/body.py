@@ -66,6 +66,12 @@ class Answer:
             if isinstance(choice, dict):
                 self.outcome.tokens_s += [now_s] * _tokens_in(choice)
                 self.finished |= choice.get("finish_reason") is not None
+                self._timings(choice.get("timings"))
+
+    def _timings(self, told: Any) -> None:
+        for name, value in told.items() if isinstance(told, dict) else ():
+            if value is None or type(value) in (int, float):
+                self.outcome.timings[str(name)] = value
 
     def _usage(self, usage: Any) -> None:
         if not isinstance(usage, dict):

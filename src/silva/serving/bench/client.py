@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 import httpx
 
 from silva.errors import ConfigError, ServingError
+from silva.serving.api.timings import HEADER
 from silva.serving.bench.body import Answer, Bodies
 from silva.serving.bench.config import BenchConfig
 from silva.serving.bench.nouns import Dialect, Outcome, Planned
@@ -74,6 +75,8 @@ class Client:
     async def _stream(self, body: bytes, outcome: Outcome) -> None:
         answer, reader = Answer(outcome), EventReader()
         headers = {"content-type": "application/json", **self._headers[outcome.planned.key]}
+        if self._config.timings:
+            headers[HEADER] = "1"
         request = self._http.stream("POST", self._path, content=body, headers=headers)
         async with request as response:
             if response.status_code != 200:

@@ -72,6 +72,7 @@ class BenchConfig:
         "auto", choices=("auto", "tokens", "text"), help="token ids, or words where refused"
     )
     ignore_eos: bool = setting(True, help="answers of just the length asked, where accepted")
+    timings: bool = setting(False, help="ask a server of silva where each answer's time went")
     timeout_s: float = setting(600.0, low=0.01, high=1e5, help="seconds until a request fails")
     seed: int = setting(0, low=0, high=2**63 - 1, help="decides schedule and prompts")
     load: LoadConfig = field(default_factory=LoadConfig)

@@ -63,6 +63,8 @@ class Outcome:
     """The kind of what went wrong, "" for nothing: "http 429", "timeout", "connection", "broken off",
     "bad answer", "error event", "empty answer"; `message` has the details."""
     message: str = ""
+    timings: dict[str, float | None] = field(default_factory=dict)
+    """Where the server says that its time went, in milliseconds; silva does, if asked to."""
 
     @property
     def good(self) -> bool:

@@ -100,6 +100,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "output_tokens": outcome.output_tokens,
         "key": planned.key,
         "prefix": planned.prefix,
+        **({"timings_ms": outcome.timings} if outcome.timings else {}),
     }
 
 

@@ -1,0 +1,107 @@
+"""The simulated server: times that follow from a made-up profile, and what always holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from reality_cases import CALM, SETTINGS, asked, config, profile
+
+from silva.reality.twin import Answered, Asked, Twin
+from silva.supernode.profile import Profile
+
+
+def answers(
+    trace: list[Asked], made: Profile | None = None, seed: int | None = None, **changes: object
+) -> list[Answered]:
+    return Twin(made or profile(), config(**changes), SETTINGS, seed).run(trace)
+
+
+def test_one_request_takes_what_its_steps_take() -> None:
+    (answer,) = answers([asked(1.0, 32, 5)])
+    assert answer.ttft_s == pytest.approx(0.032)
+    assert len(answer.tokens_s) == 5
+    assert answer.tpot_s == pytest.approx(0.011)
+
+
+def test_a_long_prompt_is_computed_in_chunks() -> None:
+    made = profile(
+        prefill=((1, 0, 1.0, 1.0), (64, 0, 64.0, 64.0), (64, 64, 64.0 + 4.096, 70.0)), head_ms=10.0
+    )
+    (answer,) = answers([asked(0.0, 128, 2)], made)
+    # two chunks, the first without a token; pairs of 64 x 64 tokens take 1 us each
+    assert answer.ttft_s == pytest.approx(0.064 - 0.010 + 0.064 + 0.004096)
+
+
+def test_delays_of_a_calm_server_are_added_where_they_belong() -> None:
+    server = replace(CALM, arrive_ms=1.0, queue_ms=2.0, first_ms=4.0, prefill_loop_ms=8.0)
+    server = replace(server, hand_over_ms=16.0, hand_over_token_us=1000.0, decode_loop_ms=2.0)
+    (answer,) = answers([asked(0.0, 32, 3)], profile(server))
+    assert answer.ttft_s == pytest.approx(0.032 + 0.001 + 0.002 + 0.004 + 0.008)
+    phases = answer.phases
+    assert phases.joined_s is not None and phases.prefill_done_s is not None
+    assert phases.joined_s - phases.prefill_done_s == pytest.approx(0.016 + 0.032)
+    assert answer.tokens_s[2] - answer.tokens_s[1] == pytest.approx(0.011 + 0.002)
+
+
+def test_prompts_wait_for_each_other_and_decode_goes_on_beside() -> None:
+    first, second = answers([asked(0.0, 64, 40), asked(0.010, 64, 2, first=500)])
+    assert first.ttft_s == pytest.approx(0.064)
+    assert second.ttft_s == pytest.approx(0.128 - 0.010)
+    assert first.tokens_s[5] < second.tokens_s[0]
+
+
+def test_decode_beside_prefill_is_slower_as_measured() -> None:
+    decode = ((1, 10, 11.0, 22.0), (16, 10, 26.0, 52.0))
+    made = profile(decode=decode)
+    alone, _ = answers([asked(0.0, 16, 4), asked(5.0, 64, 1, first=500)], made)
+    beside, _ = answers([asked(0.0, 16, 4), asked(0.020, 64, 1, first=500)], made)
+    assert alone.tpot_s == pytest.approx(0.011)
+    assert beside.tpot_s is not None and beside.tpot_s > 0.015
+
+
+def test_a_prompt_that_the_cache_has_is_not_computed_again() -> None:
+    same = [asked(0.0, 64, 2), asked(5.0, 64, 2)]
+    first, second = answers(same)
+    assert second.ttft_s < first.ttft_s / 2
+
+
+def test_work_beside_the_engines_slows_them_when_no_core_is_free() -> None:
+    busy = replace(CALM, token_cpu_us=20_000.0)
+    trace = [asked(0.0, 16, 30), asked(0.0, 16, 30, first=500)]
+    trace += [asked(0.1, 64, 1, first=900)]
+    calm = answers(trace)
+    loaded = answers(trace, profile(busy))
+    assert sum(a.tokens_s[-1] for a in loaded) > sum(a.tokens_s[-1] for a in calm)
+
+
+def test_jitter_is_drawn_from_its_seed() -> None:
+    made = profile(decode_jitter=((0.0, 0.5), (1.0, 1.5)))
+    trace = [asked(0.0, 16, 50)]
+    (one,), (again,), (other,) = (answers(trace, made, seed) for seed in (1, 1, 2))
+    assert one.tokens_s == again.tokens_s != other.tokens_s
+    assert one.tpot_s == pytest.approx(0.011, rel=0.2)
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0.0, 1.0), st.integers(1, 200), st.integers(1, 20)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.integers(1, 2),
+    st.integers(0, 1),
+)
+def test_every_request_is_answered_whole_and_in_order(
+    rows: list[tuple[float, int, int]], peers: int, cache: int
+) -> None:
+    trace = [asked(at, prompt, out, 1000 * n) for n, (at, prompt, out) in enumerate(sorted(rows))]
+    pools = {"prefill": peers, "decode": peers, "cache": cache}
+    for answer in answers(trace, pools=pools):
+        assert len(answer.tokens_s) == answer.asked.output
+        assert answer.tokens_s == sorted(answer.tokens_s)
+        assert answer.ttft_s >= 0.001 * len(answer.asked.prompt) * 0.999
