@@ -49,6 +49,33 @@ def test_pacs_labels_from_one_and_overlapping_lists(tmp_path: Path) -> None:
     found.source.load(np.array([0, 1]), 4)
 
 
+def test_pacs_as_it_is_distributed(tmp_path: Path) -> None:
+    domains, classes = ("art_painting", "photo"), ("dog", "elephant")
+    for domain in domains:
+        paths = [f"{domain}/{name}/pic_{n}.jpg" for name in classes for n in range(3)]
+        images(tmp_path / "pacs_data", *paths)
+        lines = [f"{path} {1 + classes.index(path.split('/')[1])}\n" for path in paths]
+        sides = {"train": lines[::2], "crossval": lines[1::2], "test": lines}
+        for side, part in sides.items():
+            (tmp_path / "pacs_label").mkdir(exist_ok=True)
+            (tmp_path / "pacs_label" / f"{domain}_{side}_kfold.txt").write_text("".join(part))
+    found = open_dataset(str(tmp_path))
+    assert len(found) == 12 and found.class_names == classes
+    assert found.names["domain"] == domains and found.split is not None
+    assert np.bincount(found.split).tolist() == [6, 6]
+    assert found.source.load(np.arange(12), 4).shape == (12, 4, 4, 3)
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "photo_train.txt").write_text("photo/dog/pic_0.jpg 1\n")
+    with pytest.raises(DataError, match=r"several folders \(again, pacs_label\)"):
+        open_dataset(str(tmp_path))
+
+
+def test_lists_without_a_domain_in_another_folder_are_left_alone(tmp_path: Path) -> None:
+    images(tmp_path, "ant/1.png", "bee/1.png")
+    (tmp_path / "bee" / "train.txt").write_text("1\n2\n")
+    assert open_dataset(str(tmp_path)).class_names == ("ant", "bee")
+
+
 def test_folders_on_demand(tmp_path: Path) -> None:
     images(tmp_path, "clipart/ant/1.png", "clipart/ant/2.png")
     (tmp_path / "clipart_train.txt").write_text("clipart/ant/1.png 0\n")

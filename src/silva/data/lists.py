@@ -1,8 +1,9 @@
 """List files of DomainNet and PACS: one line an image, "path label".
 
-They lie in the data set's folder and say domain and side in their names: clipart_train.txt,
-clipart_test.txt; art_painting_train_kfold.txt, art_painting_crossval_kfold.txt. Labels may start
-at 0 (DomainNet) or 1 (PACS). Class names come from the folders that hold the images.
+They lie in the data set's folder, or in one of their own in it (PACS comes as pacs_data and
+pacs_label), and say domain and side in their names: clipart_train.txt, clipart_test.txt;
+art_painting_train_kfold.txt, art_painting_crossval_kfold.txt. Labels may start at 0 (DomainNet) or
+1 (PACS). Class names come from the folders that hold the images.
 """
 
 from __future__ import annotations
@@ -27,8 +28,30 @@ _IMAGE_FOLDERS = (".", "kfold", "images")
 
 
 def find_lists(root: Path) -> list[Path]:
-    """The list files in `root`, by name."""
-    return sorted(path for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_file())
+    """The list files in `root`, by name; without any, those in a folder of `root`, of one domain each.
+
+    Raises DataError when several folders hold such lists.
+    """
+    if here := _lists_in(root):
+        return here
+    below = [_lists_in(folder) for folder in _folders(root)]
+    below = [files for files in below if files and all(_match(file)["domain"] for file in files)]
+    if len(below) > 1:
+        raise DataError(
+            f"list files in several folders ({below[0][0].parent.name}, {below[1][0].parent.name})",
+            where=root,
+            remedy="keep those of one data set",
+        )
+    return below[0] if below else []
+
+
+def _lists_in(folder: Path) -> list[Path]:
+    found = (path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return sorted(path for path in found if path.is_file())
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def parse_list(text: str, where: object) -> list[tuple[str, int]]:
@@ -106,9 +129,9 @@ def _text(file: Path) -> str:
 
 
 def _image_folder(root: Path, path: str) -> Path:
-    for name in _IMAGE_FOLDERS:
-        if (root / name / path).is_file():
-            return root / name
+    for folder in (*(root / name for name in _IMAGE_FOLDERS), *_folders(root)):
+        if (folder / path).is_file():
+            return folder
     raise DataError(
         f"{path!r} from the list files is not there",
         where=root,
