@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,13 @@ from silva.reality.kernels import Kernels
 from silva.reality.machine import hardware_sections
 from silva.reality.spec import Machine, as_toml, profile_sections, steps_of
 from silva.reality.steps import Found, Point
+from silva.supernode.cluster import Cluster
 from silva.supernode.hardware import read_hardware
+from silva.supernode.simulate import simulate
+from silva.supernode.steptime import DecodeTimes, PrefillTimes
+from silva.supernode.system import load_system
+from silva.supernode.traces import traffic_of
+from silva.supernode.workload import DecodeLoad, PrefillLoad
 
 MACHINE = Machine("here", 'Some "Processor" (R)', 2, 16 * 10**9)
 SHAPES = [(960, 576), (3072, 576), (576, 1536), (49152, 576)]
@@ -43,9 +50,9 @@ KERNELS = Kernels(
 )
 
 
-def written(folder: Path) -> Path:
+def written(folder: Path, model: str = "tiny") -> Path:
     sections = hardware_sections(MACHINE, KERNELS, 4, 0.0005)
-    sections |= profile_sections(steps(), CALM, "2026-01-01")
+    sections |= profile_sections(steps(model=model), CALM, "2026-01-01")
     path = folder / "here.toml"
     path.write_text(as_toml(MACHINE, "measured", sections))
     return path
@@ -66,6 +73,26 @@ def test_the_fit_finds_the_machine_behind_the_tables(tmp_path: Path) -> None:
     fit = read_hardware(str(written(tmp_path))).spec.fitted
     assert fit.gemm_overlap == pytest.approx(1.0, abs=0.05)
     assert fit.gemm_compute == pytest.approx(1.0, abs=0.05)
+
+
+def test_simulations_and_plans_take_the_steps_of_their_model(tmp_path: Path) -> None:
+    path = written(tmp_path, "smollm2")
+    system = replace(load_system("silva-serve"), hardware=str(path))
+    decode, prompts = DecodeLoad(mtp=False), PrefillLoad(prompt_len=64)
+    assert DecodeTimes(system, decode, 1).seconds(1, 10, 0) == pytest.approx(0.011)
+    assert PrefillTimes(system, prompts, 1).seconds(0, 0, 64) == pytest.approx(0.064)
+    other = replace(system, model="llama-3-70b")
+    assert DecodeTimes(other, decode, 1).seconds(1, 10, 0) > 1.0
+
+
+def test_a_simulation_on_this_machine(tmp_path: Path) -> None:
+    path = written(tmp_path, "smollm2")
+    system = replace(load_system("silva-serve"), hardware=str(path))
+    traffic = traffic_of([(float(n), 64, 8, ()) for n in range(5)])
+    cluster = Cluster(prefill=1, decode=1, batch_per_npu=8, mtp=False)
+    found = simulate(cluster, traffic, system=system).summary()
+    assert found["finished"] == 5
+    assert found["ttft_ms"]["p50"] == pytest.approx(64.0, rel=0.01)
 
 
 @pytest.mark.parametrize(

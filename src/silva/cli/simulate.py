@@ -23,6 +23,10 @@ Prompt = Annotated[float, typer.Option(help="Its mean tokens of a prompt.")]
 Output = Annotated[float, typer.Option(help="Its mean tokens of an answer.")]
 Seed = Annotated[int, typer.Option(help="Its seed.", min=0)]
 SystemName = Annotated[str, typer.Option(help="System: a name or a .toml file.")]
+Hardware = Annotated[
+    str | None, typer.Option(help="Another machine for it: a name or a .toml file.")
+]
+Model = Annotated[str | None, typer.Option(help="Another model for it: a name or a .toml file.")]
 Prefill = Annotated[int, typer.Option(help="Prefill instances; 0: decode does both.")]
 Decode = Annotated[int, typer.Option(help="Decode instances.")]
 BatchPerNpu = Annotated[int, typer.Option(help="Most requests a package decodes.")]
@@ -52,6 +56,8 @@ def simulate(
     output: Output = 500.0,
     seed: Seed = 0,
     system: SystemName = "cloudmatrix-infer",
+    hardware: Hardware = None,
+    model: Model = None,
     prefill: Prefill = 6,
     decode: Decode = 1,
     batch_per_npu: BatchPerNpu = 96,
@@ -63,10 +69,13 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Simulate a cluster of instances around the server's own scheduler."""
+    from dataclasses import replace
+
     from silva.config import build
     from silva.supernode.cluster import Cluster
     from silva.supernode.generate import Shape, generate
     from silva.supernode.simulate import simulate as run
+    from silva.supernode.system import load_system
     from silva.supernode.traces import read_traffic
 
     asked: Traffic
@@ -85,7 +94,9 @@ def simulate(
         "cache_plane": cache_plane,
     }
     failures = tuple(failure(text) for text in fail or [])
-    records = run(build(Cluster, limits, "cluster"), asked, failures)
+    found = load_system(system)
+    found = replace(found, hardware=hardware or found.hardware, model=model or found.model)
+    records = run(build(Cluster, limits, "cluster"), asked, failures, found)
     summary = records.summary()
     if out is not None:
         from silva.supernode.pictures import draw_records

@@ -104,6 +104,17 @@ class Profile:
     steps: Steps
     server: ServerCosts
 
+    def prompt_s(self, tokens: float, prompt_len: float) -> float:
+        """Seconds of a peer's step over so many tokens of prompts of this length, of any age."""
+        chunk, before = round(tokens), round(max(0.0, prompt_len - tokens) / 2)
+        seconds = self.steps.prefill_times.seconds([(chunk, before)])
+        return seconds + self.server.prefill_loop_ms / 1e3
+
+    def decode_s(self, batch: float, length: float) -> float:
+        """Seconds of a peer's step for so many requests of this length."""
+        seconds = self.steps.decode_times.seconds(round(batch), round(batch * length))
+        return seconds + self.server.decode_loop_ms / 1e3
+
 
 class PrefillSteps:
     """Seconds of a step from its chunks: a curve over all its tokens, and a cost for each pair of a

@@ -12,6 +12,7 @@ from dataclasses import replace
 from silva.supernode.curve import Curve
 from silva.supernode.decode import decode_step
 from silva.supernode.prefill import prefill_step
+from silva.supernode.profile import Profile
 from silva.supernode.system import System
 from silva.supernode.workload import DecodeLoad, PrefillLoad
 
@@ -52,10 +53,14 @@ class PrefillTimes:
 
     def __init__(self, system: System, load: PrefillLoad, packages: float) -> None:
         self.packages = packages
-        times = [
-            prefill_step(system, replace(load, tokens_per_npu=tokens)).first_token_s
-            for tokens in _TOKENS
-        ]
+        profile = _profile_of(system, system.prefill.dies)
+        if profile is not None:
+            times = [profile.prompt_s(tokens, load.prompt_len) for tokens in _TOKENS]
+        else:
+            times = [
+                prefill_step(system, replace(load, tokens_per_npu=tokens)).first_token_s
+                for tokens in _TOKENS
+            ]
         self.curve = Curve(_TOKENS, times)
 
     def seconds(self, decoding: int, context_tokens: int, prefill_tokens: int) -> float:
@@ -65,9 +70,18 @@ class PrefillTimes:
 
 def _decode_row(system: System, load: DecodeLoad, length: float) -> list[float]:
     """Time a token over the batch, with or without microbatches, whichever is faster."""
+    profile = _profile_of(system, system.decode.dies)
+    if profile is not None:
+        return [profile.decode_s(batch, length) for batch in _BATCHES]
     row = []
     for batch in _BATCHES:
         asked = replace(load, batch_per_npu=batch, kv_len=length, output_len=0.0)
         options = {load.microbatch, False}
         row.append(min(decode_step(system, replace(asked, microbatch=on)).tpot_s for on in options))
     return row
+
+
+def _profile_of(system: System, dies: int) -> Profile | None:
+    """What was measured of this very model on this machine; of engines on one die."""
+    profile = system.machine.profile
+    return profile if dies == 1 and profile and profile.steps.model == system.model else None
