@@ -67,10 +67,6 @@ class Bench:
         about = {"commit": self.circumstances["commit"], "machine": self.circumstances["machine"]}
         return kept if kept and kept["about"] == about else {"about": about, "done": {}}
 
-    def kept(self, key: str) -> bool:
-        """Whether this was measured before."""
-        return key in self._kept["done"]
-
     def measure(self, key: str, work: Callable[[], Numbers]) -> Numbers:
         """What `work` gives, unless it was measured before the benchmark was killed."""
         done = self._kept["done"]

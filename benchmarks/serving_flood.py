@@ -27,18 +27,18 @@ TRIES, AGAIN_S = 50, 0.2
 """A system that has no room for a connection now may have it a moment later."""
 
 
-async def one(host: str, port: int, head: bytes, body: bytes) -> tuple[str, bool]:
+async def one(to: tuple[str, int], source: str, request: bytes) -> tuple[str, bool]:
     """Status of one request, or the kind of its failure; and whether it was told when to retry."""
     for _ in range(TRIES):
         try:
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(*to, local_addr=(source, 0))
             break
         except OSError:
             await asyncio.sleep(AGAIN_S)
     else:
         return "no connection", False
     try:
-        writer.write(head + body)
+        writer.write(request)
         await writer.drain()
         answer = await reader.read()
     except OSError:
@@ -51,17 +51,17 @@ async def one(host: str, port: int, head: bytes, body: bytes) -> tuple[str, bool
     return status if whole else "broken off", any(h.startswith("retry-after:") for h in headers)
 
 
-async def all_at_once(url: str, bodies: list[bytes]) -> list[tuple[str, bool]]:
-    """Every request on a connection of its own."""
+async def all_at_once(url: str, bodies: list[bytes], source: str) -> list[tuple[str, bool]]:
+    """Every request on a connection of its own, from an address of this machine."""
     parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or 80
+    to = (parts.hostname or "", parts.port or 80)
 
     def head(body: bytes) -> bytes:
         lines = ("POST /v1/completions HTTP/1.1", f"host: {parts.netloc}", "connection: close")
         lines += ("content-type: application/json", f"content-length: {len(body)}", "", "")
         return "\r\n".join(lines).encode()
 
-    return await asyncio.gather(*(one(host, port, head(body), body) for body in bodies))
+    return await asyncio.gather(*(one(to, source, head(body) + body) for body in bodies))
 
 
 class Watch:
@@ -99,7 +99,8 @@ def flood(server: serving.Server, text: serving.Text, count: int, number: int) -
         body = serving.completion(STORIES, text.cut(number * count + n, 24), TOKENS, stream=True)
         bodies.append(json.dumps(body).encode())
     watch, start = Watch(server.process.pid), time.perf_counter()
-    answers = asyncio.run(all_at_once(server.url, bodies))
+    # Ports of closed connections rest for a minute: each flood has an address of its own.
+    answers = asyncio.run(all_at_once(server.url, bodies, f"127.0.0.{2 + number}"))
     seconds = time.perf_counter() - start
     after = serving.stream(server.url, [serving.completion(STORIES, text.cut(5, 24), TOKENS)])
     refused = [retry for status, retry in answers if status == "429"]

@@ -22,9 +22,9 @@ LOAD: Numbers = {
     "streams": 4,
     "stream_prompt": 32,
     "stream_answer": 96,
-    "long_prompt": 1024,
-    "seconds_between": 4.0,
-    "seconds": 24.0,
+    "long_prompt": 768,
+    "seconds_between": 6.0,
+    "seconds": 30.0,
     "seconds_alone": 10.0,
     "repetitions": 3,
 }

@@ -31,7 +31,7 @@ SERVERS = {
 }
 HALF = {"silva, colocated, bfloat16": ("--colocated", "--dtype", "bfloat16")}
 """Where the processor has bfloat16; where it makes it of float32, a run would take hours."""
-LOAD: Numbers = {"model": SMOLLM2, "batch": 32, "requests": 64, "prompt": 64, "answer": 64}
+LOAD: Numbers = {"model": SMOLLM2, "batch": 32, "requests": 64, "prompt": 64, "answer": 48}
 QUICK = {"model": STORIES, "batch": 4, "requests": 8, "prompt": 16, "answer": 16}
 REPORT_S = 1.0
 """Peers report twice a second."""
@@ -87,6 +87,7 @@ class Stock:
         auto = transformers.AutoModelForCausalLM
         self._auto = lambda **how: auto.from_pretrained(folder, dtype=torch.float32, **how).eval()
         self._plain, self._paged, self._load = self._auto(), None, load
+        self._plain.generate(torch.tensor([[20] * 8]), max_new_tokens=2, pad_token_id=0)  # warm
 
     def prompts(self, seed: int) -> list[list[int]]:
         import torch
@@ -211,9 +212,6 @@ def main() -> int:
         stock = Stock(folder, load)
         turns["transformers, generate"] = stock.generate
         turns["transformers, continuous batching"] = stock.continuous
-        for name, turn in turns.items():
-            if not bench.kept(f"{name}, {times - 1}"):
-                turn(999)  # warms up
         for number in range(times):
             for name in list(turns)[:: -1 if number % 2 else 1]:
                 work = lambda t=turns[name], n=number: t(n)  # noqa: E731
