@@ -16,6 +16,7 @@ from pathlib import Path
 
 import claims
 import common
+import render_reality
 import render_serving
 from gfm import MISSING, code, percent, plain, provenance, table
 from tuning import TIERS, Numbers
@@ -253,6 +254,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "samples": samples,
     **{f"hilora-{recipe}": hilora_block(recipe) for recipe in claims.RECIPES},
     **render_serving.BLOCKS,
+    "reality": render_reality.reality,
 }
 
 

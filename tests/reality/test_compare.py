@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from reality_cases import SETTINGS, asked, config, profile
@@ -14,6 +16,17 @@ from silva.reality.twin import Answered, Twin
 from silva.serving.bench.config import BenchConfig
 from silva.serving.bench.nouns import Outcome, Planned
 from silva.serving.bench.run import Measured
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import render_reality
+from reality import published
+
+FACTS = {
+    "machine": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
+    "versions": {"silva": "0.1"},
+    "commit": "abc",
+    "date": "2026-01-01",
+}
 
 
 def simulated() -> list[Answered]:
@@ -85,3 +98,13 @@ def test_everything_is_in_the_json() -> None:
     request = plain["turns"][0]["simulated"]["requests"][0]
     assert len(request["tokens_ms"]) == 8
     assert set(request["phases_ms"]) == {"queue", "prefill", "transfer", "first_decode"}
+
+
+def test_the_page_shows_what_the_benchmark_publishes(tmp_path: Path) -> None:
+    found = json.loads(json.dumps(compared(1.0, 1.3).as_plain()))
+    result = {**FACTS, "command": "python benchmarks/reality.py", "model": "tiny"}
+    (tmp_path / "reality.json").write_text(json.dumps({**result, **published(found)}))
+    shown = render_reality.reality(tmp_path)
+    assert "2 turns of 10 requests" in shown
+    assert "| first decode | " in shown
+    assert "tokens_ms" not in (tmp_path / "reality.json").read_text()

@@ -1,0 +1,71 @@
+"""This machine's server beside the model of it: `silva profile`, then `silva validate here`.
+
+    python benchmarks/reality.py
+
+Takes about a quarter of an hour on two cores, alone on the machine: whatever else runs is measured
+along, and differs between profile and turns. The profile and every request and token of both sides
+stay in the folder of the run (`--work`); `--again` measures a new profile.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import common
+
+MODEL = "smollm2"
+DOES_NOT_HOLD = 1
+"""Exit code of `silva validate here`."""
+
+
+def called(folder: Path, *words: str) -> int:
+    """Exit code of a command of silva; ends the program where it failed."""
+    done = subprocess.run([*common.silva_command(), *words], cwd=folder, check=False)
+    if done.returncode not in (0, DOES_NOT_HOLD):
+        sys.exit(f"silva {words[0]} failed")
+    return done.returncode
+
+
+def published(found: dict[str, Any]) -> dict[str, Any]:
+    """What the result file has of a comparison: everything but the single requests."""
+    turns = [
+        {
+            "failed": turn["failed"],
+            "requests": len(turn["simulated"]["requests"]),
+            **{
+                side: {name: turn[side][name] for name in ("figures", "phases_ms")}
+                for side in ("measured", "simulated")
+            },
+        }
+        for turn in found["turns"]
+    ]
+    return {**found, "turns": turns}
+
+
+def main() -> None:
+    parser = common.make_parser(__doc__)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--duration", default="90s", help="of the trace")
+    parser.add_argument("--again", action="store_true", help="measure a new profile")
+    arguments = parser.parse_args()
+    circumstances = common.facts()
+    print(common.heading(circumstances))
+    folder = arguments.work.resolve() / "reality"
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.again or not (folder / "here.toml").is_file():
+        called(folder, "profile", MODEL, "--out", "here.toml")
+    given = ("--turns", str(arguments.turns), "--duration", arguments.duration)
+    files = ("--profile", "here.toml", "--out", "here.json")
+    called(folder, "validate", "here", "--model", MODEL, *files, *given)
+    found = json.loads((folder / "here.json").read_text())
+    command = f"python benchmarks/reality.py {' '.join(given)}"
+    result = {**circumstances, "command": command, "model": MODEL, **published(found)}
+    common.write_json(arguments.results / "reality.json", result)
+
+
+if __name__ == "__main__":
+    main()
