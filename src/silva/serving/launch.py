@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from silva.config import setting
 from silva.errors import ConfigError
 from silva.models.cache_folder import cache_folder
-from silva.models.text import load_text
+from silva.models.text import LanguageText, load_text
 from silva.serving.api.app import create_app
 from silva.serving.api.keys import ApiKey, KeyRing, parse_key, read_keys
 from silva.serving.api.serve import listen, serve
@@ -68,11 +68,10 @@ def launch(
     keys = [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
     admin_keys = _parsed(http.admin_keys, "--admin-key")
     ring, admins = KeyRing(keys), KeyRing(admin_keys)
-    # the text has a process of its own
     with (
         listen(http.host, http.port) as sock,
         model as folder,
-        closing(load_text(folder)) as text,
+        closing(_load_text(config, folder)) as text,
     ):
         backend = make_backend(config, folder)
         app = create_app(backend, text, http.limits, keys=ring, admin_keys=admins)
@@ -86,6 +85,15 @@ def launch(
             await serve(app, backend, sock, grace_s=config.serve.grace_s, announce=announce)
 
         asyncio.run(run())
+
+
+def _load_text(config: LaunchConfig, model: Path) -> LanguageText:
+    """The text, which has a process of its own; the peers' imports go on beside it from here on."""
+    if not config.serve.colocated:
+        from silva.serving.supervisor import preload
+
+        preload()
+    return load_text(model)
 
 
 def make_backend(config: LaunchConfig, model: Path) -> Front | Colocated:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import multiprocessing.forkserver
 import secrets
 import signal
 import time
@@ -25,6 +26,16 @@ PRELOAD = "silva.serving.peers.preload"
 
 MOST_DEATHS = 5
 """A peer that dies so often in a row before it could serve is not started again: it would die again."""
+
+
+def preload() -> None:
+    """Start the process that peers are forked from, which imports what they need meanwhile.
+
+    For who has more to do before the first peer. It ends with this process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOAD])
+    multiprocessing.forkserver.ensure_running()
 
 
 @dataclass

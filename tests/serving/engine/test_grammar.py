@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -184,6 +185,25 @@ def test_one_answer_that_makes_too_many_states_is_refused(monkeypatch: pytest.Mo
     wander(few.matcher(LLMatcher.grammar_from_regex("[ab]*a[ab]{20}")), 1)
 
 
-def test_a_tokenizer_that_is_none_is_refused() -> None:
-    with pytest.raises(GrammarError, match="tokenizer"):
-        Grammars("{}", VOCAB, [END])
+def test_a_tokenizer_that_is_none_is_refused_with_the_first_grammar() -> None:
+    none = Grammars("{}", VOCAB, [END])
+    for _ in range(2):
+        with pytest.raises(GrammarError, match="tokenizer"):
+            none.matcher(LLMatcher.grammar_from_regex("a"))
+
+
+def test_the_tokens_are_read_once_and_not_before_they_are_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+    kept = Tokenizer.from_str
+    monkeypatch.setattr(
+        "tokenizers.Tokenizer",
+        type("Counted", (), {"from_str": lambda text: read.append(text) or kept(text)}),
+    )
+    own = Grammars(byte_tokenizer(), VOCAB, [END])
+    assert read == []
+    with ThreadPoolExecutor(4) as pool:
+        patterns = map(LLMatcher.grammar_from_regex, "abcdef")
+        assert not any(m.ended for m in pool.map(own.matcher, patterns))
+    assert len(read) == 1

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from silva.errors import MissingExtraError, ServingError
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLTokenizer
 
 MAX_GRAMMAR_BYTES = 1 << 20
 MAX_GRAMMAR_SYMBOLS = 100_000
@@ -90,37 +90,24 @@ class Matcher:
 
 
 class Grammars:
-    """Compiles grammars for the tokens of one model."""
+    """Compiles grammars for the tokens of one model.
+
+    The tokens are read when the first grammar comes: that takes most of a second of processor time,
+    which a peer that starts would spend before it serves anybody.
+    """
 
     def __init__(self, tokenizer: str, vocab_size: int, eos_ids: Sequence[int]) -> None:
-        """`tokenizer`: the content of a tokenizer.json. `vocab_size`: of the model's logits.
-
-        Raises GrammarError for a tokenizer that llguidance cannot read, MissingExtraError.
-        """
-        try:
-            from llguidance import LLParserLimits, LLTokenizer
-            from tokenizers import Tokenizer
-        except ImportError as error:
-            what = "grammars need the packages llguidance and tokenizers"
-            raise MissingExtraError(what, remedy="pip install 'silva[serve]'") from error
-        try:
-            known: int = Tokenizer.from_str(tokenizer).get_vocab_size()
-            self._tokenizer = LLTokenizer(tokenizer, max(vocab_size, known), list(eos_ids))
-        except Exception as error:  # the Rust libraries raise nothing more special
-            raise GrammarError(f"the tokenizer cannot be used: {str(error)[:SHOWN]}") from error
-        self._limits = LLParserLimits(
-            max_grammar_size=MAX_GRAMMAR_SYMBOLS,
-            max_lexer_states=MAX_LEXER_STATES,
-            verbose_errors=False,
-        )
-        self._vocab_size = vocab_size
+        """`tokenizer`: the content of a tokenizer.json. `vocab_size`: of the model's logits."""
+        self._source, self._vocab_size, self._eos_ids = tokenizer, vocab_size, list(eos_ids)
+        self._tokenizer: LLTokenizer | None = None
         self._known: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def matcher(self, grammar: str, given: Sequence[int] = ()) -> Matcher:
         """A matcher at the start of an answer, or after the tokens `given` already.
 
-        An end token among `given` ends it. Raises GrammarError. May be called from any thread.
+        An end token among `given` ends it. May be called from any thread. Raises GrammarError, also
+        for a tokenizer that llguidance cannot read, and MissingExtraError.
         """
         compiled = self._compiled(grammar)
 
@@ -146,12 +133,37 @@ class Grammars:
                 self._known.popitem(last=False)
         return matcher
 
+    def _tokens(self) -> LLTokenizer:
+        """The model's tokens, read once."""
+        try:
+            from llguidance import LLTokenizer
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            what = "grammars need the packages llguidance and tokenizers"
+            raise MissingExtraError(what, remedy="pip install 'silva[serve]'") from error
+        with self._reading:
+            if self._tokenizer is None:
+                try:
+                    known: int = Tokenizer.from_str(self._source).get_vocab_size()
+                    size = max(self._vocab_size, known)
+                    self._tokenizer = LLTokenizer(self._source, size, self._eos_ids)
+                except Exception as error:  # the Rust libraries raise nothing more special
+                    what = f"the tokenizer cannot be used: {str(error)[:SHOWN]}"
+                    raise GrammarError(what) from error
+            return self._tokenizer
+
     def _compile(self, grammar: str) -> LLMatcher:
-        from llguidance import LLMatcher
+        tokens = self._tokens()
+        from llguidance import LLMatcher, LLParserLimits
 
         if len(grammar.encode("utf-8", "replace")) > MAX_GRAMMAR_BYTES:
             raise GrammarError(f"the grammar is longer than {MAX_GRAMMAR_BYTES} bytes")
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
+        limits = LLParserLimits(
+            max_grammar_size=MAX_GRAMMAR_SYMBOLS,
+            max_lexer_states=MAX_LEXER_STATES,
+            verbose_errors=False,
+        )
+        matcher = LLMatcher(tokens, grammar, log_level=0, limits=limits)
         first = matcher.deep_copy()
         if not first.is_error():
             first.compute_bitmask()  # an endless recursion, or a limit, may show only now
