@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import broken, make_run, partition, same_head, same_pairs, settings
+from tiny import broken, huge, make_run, partition, same_head, same_pairs, settings
 
 from silva.federation import cascade
 from silva.federation.cascade import grow
@@ -215,6 +215,27 @@ def test_one_client_with_broken_updates_is_counted_and_training_goes_on(tmp_path
     assert any(p.B.any() for p in run.state.root.pairs.values())
 
 
+@pytest.mark.parametrize("value", [1e20, 1e3])
+def test_one_client_with_huge_updates_is_counted_and_the_honest_ones_are_not(
+    tmp_path: Path, value: float
+) -> None:
+    def meddle(work: Work, update: Update) -> Update:
+        return huge(update, value) if work.client == "c-0" else update
+
+    run, honest = make_run(tmp_path / "run", meddle=meddle), make_run(tmp_path / "honest")
+    grow(run)
+    grow(honest)
+    rows = run.state.record.rounds
+    assert all(r.rejected == 1 and r.participants == 5 for r in rows if r.stage == "root")
+    assert sum(r.rejected for r in rows if r.stage == "cluster") == 2
+    assert sorted(r.rejected for r in rows if r.stage == "leaf") == [0] * 5 + [2]
+    assert all(r.rejected == 0 for r in honest.state.record.rounds)
+    assert run.state.root is not None and honest.state.root is not None
+    for name, pair in run.state.root.pairs.items():
+        ordinary = honest.state.root.pairs[name].product().norm()
+        assert 0 < float(pair.product().norm()) < 2 * float(ordinary)
+
+
 def test_when_every_update_is_broken_the_run_still_ends(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", meddle=lambda work, update: broken(update))
     grow(run)
@@ -351,9 +372,10 @@ def test_progress_counts_every_stage_to_its_end(tmp_path: Path) -> None:
     def watch(progress: Progress) -> None:
         seen.setdefault(progress.stage, []).append((progress.done, progress.total))
 
-    run = make_run(tmp_path / "run", on_progress=watch)
+    run = make_run(tmp_path / "run", settings(late=0.4), on_progress=watch)
     grow(run)
-    assert list(seen) == ["root", "cluster", "leaf", "unseen"]
+    assert list(seen) == ["head", "root", "clustering", "cluster", "leaf", "unseen"]
+    assert len(seen["head"]) == len(run.founders()) == 4 < len(run.partition.seen)
     for counts in seen.values():
         assert counts == [(n, len(counts)) for n in range(1, len(counts) + 1)]
     assert set(run.state.record.seconds) == set(STAGES)

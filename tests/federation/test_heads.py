@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from tiny import CLASSES, backbone, make_run, random_data, settings
+from tiny import CLASSES, backbone, make_run, random_data, same_head, settings
 
 from silva.adapters.tiers import Head
+from silva.federation import heads
 from silva.federation.client import ClientData
 from silva.federation.heads import (
     SHRINKAGE,
@@ -103,6 +106,32 @@ def test_what_the_first_head_costs_is_on_record(tmp_path, init: str, sent: int) 
     assert (row.stage, row.participants) == ("head", 2)
     assert row.bytes_up == 2 * sent
     assert row.bytes_down == 2 * (head.weight.nbytes + head.bias.nbytes)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda s: replace(s, gram=s.gram * float("nan")),
+        lambda s: replace(s, sums=s.sums + float("inf")),
+        lambda s: replace(s, gram=s.gram + 1e20),
+        lambda s: replace(s, sums=s.sums * 1e6),
+        lambda s: replace(s, counts=s.counts + 1e20),
+        lambda s: replace(s, counts=s.counts - s.counts.max()),
+    ],
+)
+def test_statistics_that_no_images_give_are_rejected_and_counted(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, spoil
+) -> None:
+    run, alone = make_run(tmp_path / "run"), make_run(tmp_path / "alone")
+    wanted = agree_on_head(alone, ["c-1", "c-2"])
+    assert alone.state.record.rounds[-1].rejected == 0
+    turns = iter([spoil, *[lambda s: s] * 2, spoil, spoil])
+    monkeypatch.setattr(heads, "class_statistics", lambda *a: next(turns)(class_statistics(*a)))
+    head = agree_on_head(run, ["c-0", "c-1", "c-2"])
+    row = run.state.record.rounds[-1]
+    assert same_head(head, wanted) and (row.participants, row.rejected) == (2, 1)
+    none = agree_on_head(run, ["c-0", "c-1"])
+    assert run.state.record.rounds[-1].rejected == 2 and not none.weight.any()
 
 
 @pytest.mark.parametrize("classes", [1, 7])

@@ -8,7 +8,9 @@ import pytest
 import torch
 from tiny import (
     broken,
+    huge,
     make_run,
+    partition,
     random_head,
     random_pairs,
     same_head,
@@ -35,6 +37,13 @@ def start(run: Run) -> TierState:
 
 def update(client: str, seed: int = 1) -> Update:
     return Update(client, random_pairs(seed), random_head(seed), 10, 0.5, 0.0, 0.0)
+
+
+def asked(run: Run, *updates: Update) -> list[Work]:
+    """Work whose start is what each of `updates` sends, so that all of them are believable."""
+    return [
+        run.work(u.client, "root", 1, merged=run.base, pairs=u.pairs, head=u.head) for u in updates
+    ]
 
 
 def one_round(run: Run, tier: TierState) -> TierState:
@@ -77,15 +86,16 @@ def test_a_seeded_share_of_the_members_takes_part(tmp_path: Path, share: float, 
 
 
 def test_lost_replies_are_dropped_at_the_asked_rate(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", settings(dropout=0.4))
+    run = make_run(tmp_path / "run", settings(dropout=0.4), parts=partition(clients=300))
     names = [f"c-{n}" for n in range(300)]
     sent = [update(name) for name in names]
-    accepted, arrived = receive(run, sent, names, -1)
+    works = asked(run, *sent)
+    accepted, arrived = receive(run, sent, works, -1)
     assert arrived == accepted and 0.5 * 300 < len(arrived) < 0.7 * 300
-    again, _ = receive(run, sent, names, -1)
+    again, _ = receive(run, sent, works, -1)
     assert [u.client for u in again] == [u.client for u in accepted]
     run.state.round = 1
-    later, _ = receive(run, sent, names, -1)
+    later, _ = receive(run, sent, works, -1)
     assert [u.client for u in later] != [u.client for u in accepted]
 
 
@@ -93,10 +103,11 @@ def test_lost_replies_are_dropped_at_the_asked_rate(tmp_path: Path) -> None:
 def test_broken_numbers_are_rejected_wherever_they_stand(tmp_path: Path, value: float) -> None:
     run = make_run(tmp_path / "run")
     good, bad = update("c-0"), update("c-1", seed=2)
+    works = asked(run, good, update("c-1", seed=2), update("c-2", seed=3))
     next(iter(bad.pairs.values())).A[-1, -1] = value
     head = Head(bad.head.weight, torch.full_like(bad.head.bias, value))
     worse = replace(update("c-2", seed=3), head=head)
-    accepted, arrived = receive(run, [good, bad, worse], SEEN, -1)
+    accepted, arrived = receive(run, [good, bad, worse], works, -1)
     assert [u.client for u in accepted] == ["c-0"] and len(arrived) == 3
 
 
@@ -114,6 +125,23 @@ def test_a_broken_update_leaves_no_trace_but_the_count(tmp_path: Path) -> None:
     row = faulty.state.record.rounds[-1]
     assert (row.participants, row.rejected, row.dropped) == (2, 1, 3)
     assert set(faulty.state.files["ema"]) == {"c-0", "c-2"}
+
+
+@pytest.mark.parametrize("policy", ["tiered", "local"])
+def test_a_mean_that_is_not_finite_is_never_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    monkeypatch.setattr(Run, "believes", lambda run, update, work: update.finite())
+
+    def meddle(work: Work, update: Update) -> Update:
+        return huge(update) if work.client == "c-0" else update
+
+    run = make_run(tmp_path / "run", settings(head=policy), meddle=meddle)
+    tier = start(run)
+    assert one_round(run, tier) is tier
+    row = run.state.record.rounds[-1]
+    assert (row.participants, row.rejected, row.trunc_energy) == (0, 6, 0.0)
+    assert not run.state.files
 
 
 @pytest.mark.parametrize("reply", [broken, lambda update: None])

@@ -143,6 +143,15 @@ def broken(update: Update) -> Update:
     return replace(update, pairs={**update.pairs, name: LoraPair(B, pair.A)})
 
 
+def huge(update: Update, value: float = 1e20) -> Update:
+    """`update` with finite factors whose mean product no float32 can hold."""
+    pairs = {
+        n: LoraPair(torch.full_like(p.B, value), torch.full_like(p.A, value))
+        for n, p in update.pairs.items()
+    }
+    return replace(update, pairs=pairs)
+
+
 def make_run(
     folder: Path,
     config: FederationConfig | None = None,

@@ -2,14 +2,15 @@
 
 The paper's rule is the eigengap of a normalised Laplacian with a median kernel. On real clients most
 distances are alike, the kernel is nearly constant and the eigengap finds too few clusters; the other
-rules read the same distances. Only `separation` and the two eigengaps may answer K = 1.
+rules read the same distances. `separation` and the two eigengaps may answer K = 1 themselves; after
+every rule, clusters that are too small join others, which may leave one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,11 @@ def group(
         )
     labels, eigenvalues, scores = _RULES[rule](distances, k_min, k_max, config.k, seed)
     return Grouping(_merge_small(labels, distances, config.min_size), eigenvalues, scores)
+
+
+def considered(n: int, config: ClusteringConfig) -> range:
+    """The K that `separation` compares with chance for n clients."""
+    return range(max(config.k_min, 2), min(config.k_max, n - 1, n // 2) + 1)
 
 
 Outcome = tuple[NDArray[np.int64], Matrix, list[tuple[int, float]]]
@@ -160,7 +166,7 @@ def _separation(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int) -
         bulk = np.median(values[k - 1 : n - 1])
         signal = np.sqrt(np.maximum(values[: k - 1] - bulk, 0.0))
         labels, silhouette = _cut_apart(vectors[:, : k - 1] * signal, k)
-        chance = _chance(n, k)
+        chance = chances(n, k)
         score = (silhouette - chance.mean) / chance.deviation
         scores.append((k, score))
         if silhouette > chance.limit and score > best[0]:
@@ -183,7 +189,7 @@ def _cut_apart(places: Matrix, k: int) -> tuple[NDArray[np.int64], float]:
 
 
 @dataclass(frozen=True)
-class _Chance:
+class Chance:
     """Silhouettes of random points: mean, standard deviation, 99th percentile."""
 
     mean: float
@@ -191,14 +197,14 @@ class _Chance:
     limit: float
 
 
-@lru_cache(maxsize=1024)
-def _chance(n: int, k: int) -> _Chance:
-    """What cuts of n normal points in k - 1 axes into k clusters reach."""
+@cache
+def chances(n: int, k: int) -> Chance:
+    """What cuts of n normal points in k - 1 axes into k clusters reach; remembered."""
     rng = np.random.default_rng(0)
     draws = 100 if n <= 200 else 20
     found = [_cut_apart(rng.normal(size=(n, k - 1)), k)[1] for _ in range(draws)]
     deviation = max(float(np.std(found)), 1e-6)
-    return _Chance(float(np.mean(found)), deviation, float(np.percentile(found, 99)))
+    return Chance(float(np.mean(found)), deviation, float(np.percentile(found, 99)))
 
 
 def _fixed(distances: Matrix, k_min: int, k_max: int, k: int, seed: int) -> Outcome:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,22 +11,46 @@ from sklearn.metrics import adjusted_rand_score
 
 from silva.adapters.subspace import direction_distances, distances
 from silva.federation.bases import FEATURES, of_feature, updated_means
-from silva.federation.clustering import RULES, Grouping, group
+from silva.federation.clustering import RULES, Grouping, chances, considered, group
 from silva.federation.config import ClusteringConfig
 from silva.federation.record import Clustering
-from silva.federation.run import Run
+from silva.federation.run import Progress, Run
 
 AUTO = ("dB_ema", "dB_cos")
 """Features of which `auto` takes the one whose clusters score best by the rule, the first of equals."""
 
+COMPARED = tuple(rule for rule in RULES if rule != "fixed")
+"""Rules of which the report says what they would have found."""
+
+Result = TypeVar("Result")
+
+
+class _Steps:
+    """Progress of the stage: bases, distances, chance by K, the decision, what else was possible."""
+
+    def __init__(self, run: Run, missing: int, counts: int) -> None:
+        self._run, self.done = run, 0
+        self._total = missing + len(FEATURES) + counts + 1 + len(FEATURES) * len(COMPARED)
+
+    def took(self, result: Result, note: str) -> Result:
+        """One more step is done; hands its result on."""
+        self.done += 1
+        self._run.on_progress(Progress("clustering", self.done, self._total, note))
+        return result
+
 
 def find_clusters(run: Run) -> tuple[dict[str, int], Clustering]:
     """Labels of every training client, and the record of the decision."""
-    names = [c.name for c in run.partition.seen]
-    collect_missing_bases(run, names)
-    config = run.config.clustering
-    matrices = {feature: distance_matrix(run, names, feature) for feature in FEATURES}
-    feature, chosen = choose(matrices, config, run.seed)
+    names, config = [c.name for c in run.partition.seen], run.config.clustering
+    missing = len(without_basis(run, names))
+    steps = _Steps(run, missing, len(considered(len(names), config)))
+    collect_missing_bases(run, names, steps.took)
+    steps.done = missing  # replies may be lost
+    matrices = {f: steps.took(distance_matrix(run, names, f), f) for f in FEATURES}
+    for k in considered(len(names), config):
+        # Rules remember this, the longest part of the stage.
+        steps.took(chances(len(names), k), f"{k} clusters by chance")
+    feature, chosen = steps.took(choose(matrices, config, run.seed), config.rule)
     truth = [c.group for c in run.partition.seen]
     known = truth if min(truth, default=-1) >= 0 else None
     record = Clustering(
@@ -40,10 +65,9 @@ def find_clusters(run: Run) -> tuple[dict[str, int], Clustering]:
         true_groups=known,
         ari=agreement(known, chosen.labels),
         alternatives=[
-            _alternative(run, matrices[name], name, rule, known)
+            steps.took(_alternative(run, matrices[name], name, rule, known), f"{rule} of {name}")
             for name in FEATURES
-            for rule in RULES
-            if rule != "fixed"
+            for rule in COMPARED
         ],
     )
     return dict(zip(names, chosen.labels.tolist(), strict=True)), record
@@ -59,18 +83,30 @@ def choose(
     return feature, found[feature]
 
 
-def collect_missing_bases(run: Run, names: Sequence[str]) -> None:
-    """A basis-only round for clients that the root stage never sampled: their pair is discarded."""
+def without_basis(run: Run, names: Sequence[str]) -> list[str]:
+    """Clients that the root stage never sampled."""
+    return [n for n in names if n not in run.state.files.get("ema", {})]
+
+
+def collect_missing_bases(
+    run: Run, names: Sequence[str], took: Callable[[str, str], str] = lambda name, note: name
+) -> None:
+    """A basis-only round for clients that the root stage never sampled: their pair is discarded.
+
+    `took` hears of every client that has answered.
+    """
     root = run.state.root
     assert root is not None
-    missing = [n for n in names if n not in run.state.files.get("ema", {})]
     works = [
-        run.work(n, "bases", 0, merged=run.base, pairs=root.pairs, head=root.head) for n in missing
+        run.work(n, "bases", 0, merged=run.base, pairs=root.pairs, head=root.head)
+        for n in without_basis(run, names)
     ]
+    sent = {work.client: work for work in works}
     for update in run.runtime.train(works):
-        if update.finite():
+        if run.believes(update, sent[update.client]):
             means = updated_means(None, update.pairs, root.pairs, run.config.clustering.ema)
             run.folder.put(run.state, "ema", update.client, means)
+        took(update.client, update.client)
 
 
 def distance_matrix(run: Run, names: Sequence[str], feature: str) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ analysis would find on all data together (Hastie et al., Elements of Statistical
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 from silva.adapters.tiers import Head
 from silva.federation.client import ClientData, features_of, payload_bytes
 from silva.federation.record import Round
-from silva.federation.run import Run
+from silva.federation.replies import ROUNDING
+from silva.federation.run import Progress, Run
 from silva.models.vit import ViT
 
 SHRINKAGE = 0.1
@@ -42,6 +43,21 @@ def class_statistics(model: ViT, data: ClientData, classes: int) -> ClassStatist
     sums = torch.zeros(classes, features.shape[1]).index_add_(0, data.labels, features)
     counts = torch.bincount(data.labels, minlength=classes).float()
     return ClassStatistics(counts, sums, features.T @ features)
+
+
+def possible(statistics: ClassStatistics, images: int, longest: float) -> bool:
+    """Whether `images` features no longer than `longest` can add up to `statistics`; NaN cannot."""
+    counts, sums, gram = statistics.counts, statistics.sums, statistics.gram
+    most = longest * (1 + ROUNDING)
+    counted = float(counts.sum()) == images and bool((counts >= 0).all())
+    near = bool((sums.norm(dim=1) <= counts * most).all())
+    return counted and near and bool((gram.abs() <= images * most**2).all())
+
+
+def longest_feature(model: ViT) -> float:
+    """The norm that no feature exceeds: the last layer norm scales a vector of length sqrt(hidden)."""
+    scale, shift = model.layernorm.weight.detach(), model.layernorm.bias.detach()
+    return float(scale.abs().max() * len(scale) ** 0.5 + shift.norm())
 
 
 def statistics_bytes(classes: int, hidden: int) -> int:
@@ -101,15 +117,21 @@ def zero_head(classes: int, hidden: int) -> Head:
 
 def agree_on_head(run: Run, names: Sequence[str]) -> Head:
     """The head that the root starts from; what clients send for it is a round of its own on record."""
-    started, head = time.perf_counter(), first_head(run, names)
-    sent = 0 if run.config.head_init == "zeros" else statistics_bytes(*head.weight.shape)
+    started = time.perf_counter()
+    heard = believed_statistics(
+        run, names, lambda n: run.on_progress(Progress("head", n, len(names), names[n - 1]))
+    )
+    head = _head_of(run, heard)
+    asked = run.config.head_init == "discriminant"
+    sent = statistics_bytes(*head.weight.shape) if asked else 0
+    rejected = len(names) - len(heard) if asked else 0
     run.state.record.rounds.append(
         Round(
             stage="head",
             cluster=-1,
             round=0,
-            participants=len(names),
-            rejected=0,
+            participants=len(names) - rejected,
+            rejected=rejected,
             dropped=0,
             loss=0.0,
             rho=0.0,
@@ -125,8 +147,27 @@ def agree_on_head(run: Run, names: Sequence[str]) -> Head:
 
 def first_head(run: Run, names: Sequence[str]) -> Head:
     """The starting head of a group of clients, as `head_init` says."""
-    if run.config.head_init == "zeros":
+    return _head_of(run, believed_statistics(run, names))
+
+
+def believed_statistics(
+    run: Run, names: Sequence[str], after: Callable[[int], None] = lambda asked: None
+) -> list[ClassStatistics]:
+    """What clients send for the first head, without what their images cannot add up to.
+
+    `after` hears how many clients have been asked.
+    """
+    longest, believed = longest_feature(run.model), []
+    asked = names if run.config.head_init == "discriminant" else ()
+    for number, name in enumerate(asked, start=1):
+        statistics = class_statistics(run.model, run.clients.train(name), run.classes)
+        if possible(statistics, run.images[name], longest):
+            believed.append(statistics)
+        after(number)
+    return believed
+
+
+def _head_of(run: Run, statistics: Sequence[ClassStatistics]) -> Head:
+    if not statistics:
         return zero_head(run.classes, run.model.config.hidden_size)
-    return discriminant_head(
-        [class_statistics(run.model, run.clients.train(n), run.classes) for n in names]
-    )
+    return discriminant_head(statistics)

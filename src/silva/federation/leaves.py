@@ -105,7 +105,8 @@ def train_alone(
     `share`: learning rates relative to those of the run.
 
     The same loop serves leaves, unseen clients and the controls, so that they differ in where they
-    start and what they train, and in nothing else. A pass that ends in NaN is undone and counted.
+    start and what they train, and in nothing else. A pass whose outcome is not believable is undone
+    and counted.
     """
     current = Update(name, pairs, head, 0, 0.0, 0.0, 0.0)
     seconds, compute, rejected = 0.0, 0.0, 0
@@ -124,7 +125,7 @@ def train_alone(
         )
         for update in run.runtime.train([work]):
             seconds, compute = seconds + update.seconds, compute + update.seconds_compute
-            if update.finite():
+            if run.believes(update, work):
                 current = update
             else:
                 rejected += 1

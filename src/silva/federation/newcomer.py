@@ -49,7 +49,7 @@ def probe_work(
 
 
 def probe(run: Run, name: str) -> dict[str, Tensor]:
-    """B of a newcomer's probe, by module; nothing where the probe was lost or ended in NaN."""
+    """B of a newcomer's probe, by module; nothing where the probe was lost or is not believable."""
     root = run.state.root
     assert root is not None
     work = probe_work(
@@ -61,7 +61,7 @@ def probe(run: Run, name: str) -> dict[str, Tensor]:
         steps=run.config.probe_steps,
         seed=derive(run.seed, "probe", name),
     )
-    found = [update for update in run.runtime.train([work]) if update.finite()]
+    found = [update for update in run.runtime.train([work]) if run.believes(update, work)]
     return {n: p.B for update in found for n, p in update.pairs.items()}
 
 

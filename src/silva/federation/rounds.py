@@ -13,7 +13,7 @@ from torch import Tensor
 
 from silva.federation.aggregate import mean_head, product_svd, relative_change, shares
 from silva.federation.bases import updated_means
-from silva.federation.client import Update, payload_bytes
+from silva.federation.client import Update, Work, payload_bytes
 from silva.federation.config import TierConfig
 from silva.federation.orthogonality import Frozen
 from silva.federation.record import Round
@@ -34,7 +34,8 @@ def federated_round(
 ) -> TierState:
     """Train one round with `members` and return the group's new tier; records what it cost.
 
-    merged: weights of base and frozen tiers. A round in which no update arrives changes nothing.
+    merged: weights of base and frozen tiers. A round in which no update arrives changes nothing, nor
+    does one whose mean is not finite: its replies count as rejected.
     """
     started, state, config = time.perf_counter(), run.state, run.config
     number = state.round + 1
@@ -53,10 +54,11 @@ def federated_round(
         )
         for name in chosen
     ]
-    accepted, arrived = receive(run, run.runtime.train(works), chosen, cluster)
-    if state.stage == "root":
-        remember_bases(run, accepted, tier)
+    accepted, arrived = receive(run, run.runtime.train(works), works, cluster)
     new, energy = aggregate(run, tier, accepted) if accepted else (tier, 0.0)
+    if not _finite(new):
+        new, energy, accepted = tier, 0.0, []
+    keep(run, accepted, tier)
     rho = relative_change(new.pairs, tier.pairs) if accepted else 0.0
     images = sum(u.images for u in accepted)
     state.record.rounds.append(
@@ -102,14 +104,15 @@ def rounds_worked(run: Run, members: Sequence[str], stage: str, cluster: int = -
 
 
 def receive(
-    run: Run, updates: Iterable[Update], chosen: Sequence[str], cluster: int
+    run: Run, updates: Iterable[Update], works: Sequence[Work], cluster: int
 ) -> tuple[list[Update], list[Update]]:
-    """Accepted updates and all that arrived: lost replies are in neither, broken numbers not in the
-    first."""
+    """Accepted updates and all that arrived: lost replies are in neither, what is not believable not
+    in the first."""
+    sent = {work.client: work for work in works}
     lost = generator(run.seed, "dropout", run.state.stage, run.state.round, cluster)
-    drops = {n for n in chosen if lost.random() < run.config.dropout}
+    drops = {n for n in sent if lost.random() < run.config.dropout}
     arrived = [u for u in updates if u.client not in drops]
-    return [u for u in arrived if u.finite()], arrived
+    return [u for u in arrived if run.believes(u, sent[u.client])], arrived
 
 
 def remember_bases(run: Run, updates: Sequence[Update], tier: TierState) -> None:
@@ -137,13 +140,24 @@ def aggregate(run: Run, tier: TierState, updates: Sequence[Update]) -> tuple[Tie
         )
         pairs[name] = result.pair
         lost += result.trunc_energy / len(tier.pairs)
-    if config.head == "local":
-        for update in updates:
-            run.folder.put(run.state, "head", update.client, pack_head(update.head))
     # A mean of equal heads would differ from them in the last bit.
     fixed = config.head == "global" and run.state.stage != "root"
     head = tier.head if fixed else mean_head([u.head for u in updates], weights)
     return replace(tier, pairs=pairs, head=head), lost
+
+
+def keep(run: Run, updates: Sequence[Update], tier: TierState) -> None:
+    """Put on disk what is kept of each client: running means in the root stage, heads it owns."""
+    if run.state.stage == "root":
+        remember_bases(run, updates, tier)
+    if run.config.head == "local":
+        for update in updates:
+            run.folder.put(run.state, "head", update.client, pack_head(update.head))
+
+
+def _finite(tier: TierState) -> bool:
+    factors = [t for p in tier.pairs.values() for t in (p.A, p.B)]
+    return all(bool(t.isfinite().all()) for t in (*factors, tier.head.weight, tier.head.bias))
 
 
 def judge(tier: TierState, rho: float, rule: TierConfig, number: int) -> TierState:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from silva.adapters.tiers import Head, LoraPair
 from silva.data.nouns import Partition
-from silva.federation.client import Work, correct_by_class
+from silva.federation.client import Update, Work, correct_by_class
 from silva.federation.config import FederationConfig
 from silva.federation.record import Accuracy
+from silva.federation.replies import believable
 from silva.federation.runtime.base import Clients, Runtime
 from silva.federation.seeds import derive, generator
 from silva.federation.state import RunFolder, RunState, TierState, unpack_head
@@ -57,6 +58,7 @@ class Run:
     pool: Executor | None = None
     lanes: int = 1
     base: dict[str, Tensor] = field(init=False)
+    images: dict[str, int] = field(init=False)
     _clock: tuple[str, float] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class Run:
         modules = {n: self.model.get_submodule(n) for n in names}
         # What is sent and aggregated stays on the CPU; clients move it to the model's device.
         self.base = {n: m.weight.detach().cpu() for n, m in modules.items()}  # type: ignore[operator]
+        self.images = {c.name: len(c.train) for c in self.partition.clients}
 
     @property
     def scaling(self) -> float:
@@ -127,6 +130,10 @@ class Run:
             orthogonality=self.config.orthogonality.kind,
             **task,  # type: ignore[arg-type]
         )
+
+    def believes(self, update: Update, work: Work) -> bool:
+        """Whether the client of `work` can have sent `update`; what is not believed is not used."""
+        return believable(update, work, self.config.local, self.images[work.client])
 
     def parallel(self, task: Callable[[str], Result], names: Sequence[str]) -> list[Result]:
         """`task` of every client, in the order of `names`; it must leave `state` alone."""
