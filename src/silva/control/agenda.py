@@ -25,10 +25,11 @@ class Agenda:
         """The request is due at this step, and no longer at the one noted before."""
         self.strike(request)
         self._step_of[request] = step
-        if step not in self._due:
-            self._due[step] = {}
+        due = self._due.get(step)
+        if due is None:
+            due = self._due[step] = {}
             heapq.heappush(self._steps, step)
-        self._due[step][request] = None
+        due[request] = None
 
     def strike(self, request: str) -> None:
         """The request is not due any more; nothing happens if it was not."""
@@ -46,9 +47,13 @@ class Agenda:
 
     def pop(self, step: int) -> tuple[str, ...]:
         """The same, and they are noted no longer."""
-        requests = self.due(step)
+        due = self._due.get(step)
+        if not due:
+            return ()
+        requests = tuple(due)
         for request in requests:
-            self.strike(request)
+            del self._step_of[request]
+        due.clear()
         self.first()  # drops steps that are over
         return requests
 

@@ -19,6 +19,8 @@ def take(state: State, entry: Entry, count: int) -> bool:
 
     The caller refiles the request.
     """
+    if not count:
+        return True
     given = state.pool.allocate(count)
     if given is None:
         return False
@@ -150,7 +152,8 @@ def leave_queues(state: State, entry: Entry) -> None:
     if entry.waits_for is not None:
         state.index.unwait(entry.waits_for, request)
         entry.waits_for = None
-    withdraw(state, entry, list(entry.sought), looked=False)
+    if entry.sought:
+        withdraw(state, entry, list(entry.sought), looked=False)
 
 
 def remove(state: State, entry: Entry) -> None:
@@ -194,6 +197,8 @@ def room_to_start(state: State, entry: Entry) -> bool:
     Hits of waiting requests that come after it yield; running ones yield if their priority is
     lower and that is enough; where nothing runs, whatever holds blocks yields.
     """
+    if state.pool.free >= _blocks_to_start(state, entry):
+        return True
     while state.pool.free < _blocks_to_start(state, entry):
         victim = _last(state, Filed.IDLE)
         if victim is None or victim.order <= entry.order:
@@ -216,7 +221,8 @@ def _blocks_to_start(state: State, entry: Entry) -> int:
     """Blocks for all known tokens of a request, beside those promised to others, and one for each
     request that runs, or it would soon be preempted for one of them to grow.
     """
-    needs = state.settings.blocks_for(entry.length) - len(entry.blocks)
+    size = state.settings.block_tokens
+    needs = (entry.length + size - 1) // size - len(entry.blocks)
     return needs + state.promised + state.decoding + state.starting
 
 
