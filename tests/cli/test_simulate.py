@@ -39,5 +39,5 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     result = simulated("--traffic", tmp_path / "trace.csv")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "line 1: the columns are not" in result.stderr
-    assert "write ROLE:NUMBER:AT:FOR" in simulated("--fail", "decode").stderr
+    assert "write WHAT:NUMBER:AT:FOR" in simulated("--fail", "decode").stderr
     assert "'wave' is not allowed" in simulated("--shape", "wave").stderr

@@ -17,7 +17,8 @@ from silva.supernode.engine import Engine, _run_s, _steps_until
 from silva.supernode.fleet import make_fleet
 from silva.supernode.generate import Shape, generate
 from silva.supernode.records import Records
-from silva.supernode.simulate import MAX_SAMPLES, Simulation, simulate
+from silva.supernode.sampling import MAX_SAMPLES
+from silva.supernode.simulate import Simulation, simulate
 from silva.supernode.traces import Traffic
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -32,9 +32,20 @@ Decode = Annotated[int, typer.Option(help="Decode instances.")]
 BatchPerNpu = Annotated[int, typer.Option(help="Most requests a package decodes.")]
 Tpot = Annotated[float, typer.Option(help="Seconds a token to hold; 0: none.")]
 CacheGb = Annotated[float, typer.Option(help="Memory of the context cache.")]
+Caches = Annotated[int, typer.Option(help="Instances that share it.")]
 CachePlane = Annotated[str, typer.Option(help="Plane to it: ub or vpc.")]
 Fail = Annotated[
-    list[str] | None, typer.Option(help="Lose an instance: ROLE:NUMBER:AT:FOR, in seconds.")
+    list[str] | None,
+    typer.Option(
+        help="Lose something: WHAT:NUMBER:AT:FOR, in seconds; "
+        "prefill, decode, cache, die, node or switch."
+    ),
+]
+ExpertSkew = Annotated[
+    float, typer.Option(help="Exponent of the experts' popularity; 0: as the system says.")
+]
+ScaleWindow = Annotated[
+    float, typer.Option(help="Seconds after which instances may change roles; 0: never.")
 ]
 Out = Annotated[
     Path | None, typer.Option(help="Folder for requests.parquet, summary.json and a plot.")
@@ -63,7 +74,10 @@ def simulate(
     batch_per_npu: BatchPerNpu = 96,
     tpot: Tpot = 0.0,
     cache_gb: CacheGb = 0.0,
+    caches: Caches = 4,
     cache_plane: CachePlane = "ub",
+    expert_skew: ExpertSkew = 0.0,
+    scale_window: ScaleWindow = 0.0,
     fail: Fail = None,
     out: Out = None,
     as_json: AsJson = False,
@@ -91,7 +105,10 @@ def simulate(
         "batch_per_npu": batch_per_npu,
         "tpot_s": tpot,
         "cache_gb": cache_gb,
+        "caches": caches,
         "cache_plane": cache_plane,
+        "expert_skew": expert_skew,
+        "scale_window_s": scale_window,
     }
     failures = tuple(failure(text) for text in fail or [])
     found = load_system(system)
@@ -123,7 +140,7 @@ def failure(text: str) -> Any:
             "for_s": float(for_s),
         }
     except ValueError as error:
-        remedy = "write ROLE:NUMBER:AT:FOR such as decode:0:10:60"
+        remedy = "write WHAT:NUMBER:AT:FOR such as decode:0:10:60"
         raise ConfigError(f"{text!r:.60} is no failure", where="--fail", remedy=remedy) from error
     return build(Failure, values, "--fail")
 
@@ -140,6 +157,7 @@ def lines(summary: dict[str, Any]) -> str:
         ("tokens from the cache", f"{summary['cached_tokens']:,}"),
         ("largest queue", f"{summary['largest_queue']:,}"),
     ]
+    rows += [("changes of roles", f"{len(summary['moves']):,}")] if summary["moves"] else []
     rows += [(f"busy {name}", f"{share:.0%}") for name, share in summary["busy"].items()]
     return "\n".join(f"{name:<24}{value}" for name, value in rows)
 

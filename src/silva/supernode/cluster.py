@@ -9,9 +9,17 @@ from silva.config import setting
 
 @dataclass(frozen=True)
 class Failure:
-    """An instance that is lost at some time, and comes back empty."""
+    """Something that is lost at some time, and comes back empty.
 
-    role: str = setting("decode", help="what it does", choices=("prefill", "decode"))
+    An instance, of which a die or node takes all that have a part on it, or one plane of the second
+    tier of switches, without which the links of all are slower.
+    """
+
+    role: str = setting(
+        "decode",
+        help="what is lost",
+        choices=("prefill", "decode", "cache", "die", "node", "switch"),
+    )
     instance: int = setting(0, help="which of them", low=0, high=10_000)
     at_s: float = setting(0.0, help="when it is lost", low=0, high=1e9)
     for_s: float = setting(60.0, help="seconds until it is back", low=0, high=1e9)
@@ -32,9 +40,16 @@ class Cluster:
     )
     tpot_s: float = setting(0.0, help="time a token to hold; 0: none", low=0, high=1e3)
     cache_gb: float = setting(0.0, help="memory of the context cache; 0: none", low=0, high=1e6)
+    caches: int = setting(4, help="instances that share this memory", low=1, high=1000)
     cache_plane: str = setting("ub", help="plane to it", choices=("ub", "vpc"))
     mtp: bool = setting(True, help="whether drafts are verified")
     acceptance: float = setting(0.7, help="share of drafts that hold", low=0, high=1)
+    expert_skew: float = setting(
+        0.0, help="exponent of the experts' popularity; 0: as the system says", low=0, high=3
+    )
+    scale_window_s: float = setting(
+        0.0, help="seconds after which instances may change roles; 0: never", low=0, high=1e6
+    )
     sample_s: float = setting(
         1.0, help="seconds between the first samples of queues", low=1e-3, high=1e6
     )

@@ -9,31 +9,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from silva.control import scheduler
-from silva.control.request import Plan, StepResult
+from silva.control.request import Chunk, Plan, StepResult
 from silva.control.scheduler import Update
 from silva.control.slo import StepTime
 from silva.control.state import Settings, State
-
-
-@dataclass(frozen=True)
-class Done:
-    """What the end of a step, or of a run of quiet ones, came to."""
-
-    update: Update
-    plan: Plan | None
-    """None for a run: nobody was given a first token in it."""
 
 
 class Engine:
     """A scheduler with step times. `wake` is called with the time at which a step will end."""
 
     def __init__(
-        self, name: str, settings: Settings, times: StepTime, hands_over: bool = False
+        self,
+        role: str,
+        number: int,
+        settings: Settings,
+        times: StepTime,
+        hands_over: bool = False,
     ) -> None:
-        self.name, self.settings, self.times = name, settings, times
+        self.name, self.number = f"{role}-{number}", number
+        self.settings, self.times = settings, times
         self.hands_over = hands_over
         self.wake: Callable[[Engine, float], None] = lambda engine, time_s: None
         self.takes_together = True
@@ -42,6 +38,8 @@ class Engine:
         self.steps = 0
         self.generation = 0
         """Counts how often everything was lost."""
+        self.takes = True
+        """Whether it is given requests. It may have some to end when it is not."""
         self.back_s = 0.0
         """When it is back from the failures that are known of."""
         self.reset()
@@ -49,9 +47,11 @@ class Engine:
     def reset(self) -> None:
         """Forget everything, as after a restart."""
         self.state = State(self.settings)
-        self.up = True
+        self.up = self.takes = True
         self.due_s = math.inf
         """When the step under way ends; infinite while idle."""
+        self.chunks: tuple[Chunk, ...] = ()
+        """Prompts, or parts of them, that the step before this one computed."""
         self._plan: Plan | None = None
         self._run: tuple[float, int, float, float] | None = None
 
@@ -60,30 +60,29 @@ class Engine:
         if self.due_s != math.inf:
             self.busy_s -= max(0.0, self.due_s - now_s)
         self.reset()
-        self.up = False
+        self.up = self.takes = False
         self.generation += 1
 
     def lengths(self) -> list[int]:
         """Known tokens of every request, in the order of the entries."""
         return [self.state.length_of(entry) for entry in self.state.entries.values()]
 
-    @property
-    def load(self) -> int:
-        """Requests that are here, in any stage."""
-        return len(self.state.entries)
-
     def start(self, now_s: float) -> None:
         """Begin the next step if there is anything to do and none is under way."""
         if self.due_s != math.inf or not self.up:
             return
-        quiet = scheduler.quiet_steps(self.state) if self.takes_together else 0
-        if quiet > 1:
-            self._start_run(now_s, quiet)
-            return
-        plan = scheduler.schedule(self.state, now_s, self.times)
+        state = self.state
+        if self.takes_together:
+            if state.joining:
+                scheduler.settle(state)
+            quiet = scheduler.quiet_steps(state)
+            if quiet:
+                self._start_run(now_s, quiet)
+                return
+        plan = scheduler.schedule(state, now_s, self.times)
         if plan.tokens:
             self._plan = plan
-            self._finish_at(now_s, self.times.seconds(*self.state.load()))
+            self._finish_at(now_s, self.times.seconds(*state.load()))
 
     def interrupt(self, now_s: float) -> None:
         """Somebody is about to come: a run of quiet steps ends with the one that is under way.
@@ -95,35 +94,40 @@ class Engine:
         start_s, count, first_s, slope = self._run
         steps = min(count, max(1, _steps_until(now_s - start_s, first_s, slope)))
         self._run = None
-        self.steps += steps - 1
-        scheduler.advance(self.state, steps - 1)
-        began_s = start_s + _run_s(steps - 1, first_s, slope)
+        began_s = start_s
+        if steps > 1:
+            self.steps += steps - 1
+            scheduler.advance(self.state, steps - 1)
+            began_s += _run_s(steps - 1, first_s, slope)
         self._plan = scheduler.schedule(self.state, began_s, self.times)
         if steps < count:
             before, self.due_s = self.due_s, start_s + _run_s(steps, first_s, slope)
             self.busy_s -= before - self.due_s
             self.wake(self, self.due_s)
 
-    def finish(self) -> Done:
-        """The step or run under way has ended."""
+    def finish(self) -> Update:
+        """The step or run under way has ended; `chunks` says what it computed of prompts."""
         self.due_s = math.inf
         if self._run is not None:
             count, self._run = self._run[1], None
             self.steps += count
-            return Done(scheduler.advance(self.state, count), None)
+            self.chunks = ()
+            return scheduler.advance(self.state, count)
         plan = self._plan
         if plan is None:
             raise RuntimeError(f"{self.name} has no step under way")
         self._plan = None
         self.steps += 1
-        return Done(scheduler.update(self.state, StepResult(plan.step, 0.0)), plan)
+        self.chunks = plan.chunks
+        return scheduler.update(self.state, StepResult(plan.step, 0.0))
 
     def _start_run(self, now_s: float, count: int) -> None:
-        load = self.state.load()
+        decoding, context, _ = load = self.state.load()
         first = self.times.seconds(*load)
-        grown = load.context_tokens + (count - 1) * load.decoding
-        last = self.times.seconds(load.decoding, grown, 0)
-        slope = (last - first) / (count - 1)
+        slope = 0.0
+        if count > 1:
+            last = self.times.seconds(decoding, context + (count - 1) * decoding, 0)
+            slope = (last - first) / (count - 1)
         self._run = (now_s, count, first, slope)
         self._finish_at(now_s, _run_s(count, first, slope))
 

@@ -39,6 +39,8 @@ class Records:
     samples: list[Sample] = field(default_factory=list)
     busy: dict[str, float] = field(default_factory=dict)
     """Share of the time that each instance computes."""
+    moves: list[tuple[float, str, str]] = field(default_factory=list)
+    """Changes of roles: when, which instance, and as what it went on."""
     steps: int = 0
     events: int = 0
 
@@ -91,6 +93,7 @@ class Records:
             "cached_tokens": int(self.cached_tokens.sum()),
             "largest_queue": max(waits, default=0),
             "busy": self.busy,
+            "moves": [list(move) for move in self.moves],
             "steps": self.steps,
         }
 

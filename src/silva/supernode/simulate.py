@@ -7,30 +7,36 @@ instances do both. What an instance does in a step is decided by `silva.control`
 
 from __future__ import annotations
 
+import gc
 import heapq
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from silva.control import fills, handover, scheduler
-from silva.control.eviction import TierPolicy
 from silva.control.request import Request, SamplingParams
+from silva.control.scheduler import Update
 from silva.control.state import Stage
-from silva.errors import ConfigError
 from silva.supernode.cluster import Cluster, Failure
 from silva.supernode.cost.links import hand_over_s, pool_read_s
-from silva.supernode.engine import Done, Engine
+from silva.supernode.engine import Engine
+from silva.supernode.faults import Faults, Loss
 from silva.supernode.fleet import Fleet, make_fleet
 from silva.supernode.hardware import GIGA
-from silva.supernode.records import Records, Sample
+from silva.supernode.pool import ContextPool
+from silva.supernode.records import Records
+from silva.supernode.roles import Roles, check_roles
+from silva.supernode.sampling import Sampler
 from silva.supernode.system import System, load_system
 from silva.supernode.traces import Traffic
 
-MAX_SAMPLES = 1 << 16
-"""Of two samples beside each other, the one with the longer queue stays when there are so many."""
+_CHUNK = 1 << 14
+"""Arrivals that are plain Python numbers at a time; the rest of the traffic stays in arrays."""
 
 
 def simulate(
@@ -46,6 +52,17 @@ def simulate(
     found = system or load_system(cluster.system)
     fleet = make_fleet(cluster, found, traffic)
     return Simulation(cluster, found, traffic, fleet, failures).run()
+
+
+class _Asked(Request):
+    """A request as it comes in: the fields without a default alone are written, which is quicker."""
+
+    def __init__(
+        self, request: str, prompt: tuple[int, ...], sampling: SamplingParams, arrival_s: float
+    ) -> None:
+        own = self.__dict__
+        own["id"], own["prompt"] = request, prompt
+        own["sampling"], own["arrival_s"] = sampling, arrival_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,76 +92,101 @@ class Simulation:
         self.now_s = 0.0
         self.left = len(traffic)
         self.token_bytes = system.cache_bytes * system.network.layers
-        size = int(cluster.cache_gb * GIGA)
-        self.cache: TierPolicy[bytes] | None = TierPolicy(size) if size else None
-        self.block_bytes = int(self.token_bytes * fleet.block_tokens)
-        self.homeless: deque[tuple[Request, Engine]] = deque()
-        """Prompts that are computed, and wait for room on a decode instance."""
+        size, block = int(cluster.cache_gb * GIGA), int(self.token_bytes * fleet.block_tokens)
+        self.cache = ContextPool(cluster.caches, size, block) if size else None
+        self.homeless: deque[tuple[Request, Engine, int]] = deque()
+        """Prompts that are computed, and wait for room on a decode instance; on which instance they
+        are, and its generation.
+        """
         self.waiting: deque[Request] = deque()
         """Requests for which no instance is up."""
         self._params: dict[int, SamplingParams] = {}
+        self._said: dict[int, int] = {}
+        """Tokens that requests which began again had been given."""
         self._events: list[tuple[float, int, Any, Any]] = []
         self._number = 0
-        self._sample_at_s, self._sample_every_s = 0.0, cluster.sample_s
+        self._sampler = Sampler(self.records.samples, cluster.sample_s)
+        # Single elements of a memory view are read and written several times as fast as an array's.
+        self._prompts = np.ascontiguousarray(traffic.prompt).data
+        self._first_token_s = _column(self.records.first_token_s)
+        self._started_s = _column(self.records.started_s)
+        self._finished_s = _column(self.records.finished_s)
+        self._attempts = self.records.attempts.data
         for engine in fleet.engines:
             engine.wake = self._wake
-        for failure in failures:
-            engines = fleet.prefill if failure.role == "prefill" else fleet.decode
-            if failure.instance >= len(engines):
-                what = f"there are {len(engines)} {failure.role} instances"
-                raise ConfigError(what, where=f"failure of {failure.role} {failure.instance}")
-            self._at(failure.at_s, self._fail, (engines[failure.instance], failure.for_s))
+        self.faults = Faults(cluster, system, fleet, traffic)
+        for loss in self.faults.losses(failures):
+            self._at(loss.at_s, self._fail, loss)
+        self.roles: Roles | None = None
+        if cluster.scale_window_s:
+            check_roles(cluster, system, failures)
+            self.roles = Roles(cluster, fleet)
+            self._at(cluster.scale_window_s, self._window_ends, self.roles)
 
     def run(self) -> Records:
         """Handles events in order of time until every request has its answer."""
-        arrivals = self.traffic.arrival_s.tolist()
-        count, following = len(arrivals), 0
-        events = self._events
-        while self.left:
-            next_s = arrivals[following] if following < count else math.inf
-            self._sample(min(next_s, events[0][0]) if events else next_s)
-            if events and events[0][0] < next_s:
-                self.now_s, _, handle, subject = heapq.heappop(events)
-                handle(subject)
-            elif following < count:
-                self.now_s = next_s
-                self._arrive(following)
-                following += 1
-            else:
-                raise RuntimeError(f"{self.left} requests are left and nothing happens any more")
-            self.records.events += 1
+        collects = gc.isenabled()
+        # Nothing here refers to itself, and the collector would look through all requests that are
+        # under way again and again.
+        gc.disable()
+        try:
+            self.records.events = self._handle_all()
+        finally:
+            if collects:
+                gc.enable()
         self._close()
         return self.records
+
+    def _handle_all(self) -> int:
+        arrivals = _arrivals(self.traffic)
+        index, next_s, output = next(arrivals)
+        events, sampler, count = self._events, self._sampler, 0
+        while self.left:
+            due_s = events[0][0] if events else math.inf
+            until_s = next_s if next_s <= due_s else due_s
+            if sampler.due_s <= until_s:
+                counts = (engine.state.counts() for engine in self.fleet.engines)
+                sampler.take(until_s, counts, len(self.waiting))
+            if due_s < next_s:
+                self.now_s, _, handle, subject = heapq.heappop(events)
+                handle(subject)
+            elif index >= 0:
+                self.now_s = next_s
+                self._arrive(index, output)
+                index, next_s, output = next(arrivals)
+            else:
+                raise RuntimeError(f"{self.left} requests are left and nothing happens any more")
+            count += 1
+        return count
 
     def _at(self, time_s: float, handle: Any, subject: Any) -> None:
         self._number += 1
         heapq.heappush(self._events, (time_s, self._number, handle, subject))
 
     def _wake(self, engine: Engine, time_s: float) -> None:
-        self._at(time_s, self._step_ends, (engine, time_s))
+        self._number += 1
+        heapq.heappush(self._events, (time_s, self._number, self._step_ends, engine))
 
-    def _arrive(self, index: int) -> None:
-        output = int(self.traffic.output[index])
+    def _arrive(self, index: int, output: int) -> None:
         params = self._params.get(output)
         if params is None:
             params = self._params[output] = SamplingParams(max_tokens=output)
-        prompt = cast(tuple[int, ...], range(int(self.traffic.prompt[index])))  # only its length
-        self._submit(Request(str(index), prompt, params, self.now_s))
+        prompt = cast(tuple[int, ...], range(self._prompts[index]))  # only its length is looked at
+        self._submit(_Asked(str(index), prompt, params, self.now_s), index)
 
-    def _submit(self, request: Request) -> None:
+    def _submit(self, request: Request, index: int) -> None:
         """To the least loaded instance that computes prompts."""
-        engine = self.fleet.for_prompt()
+        engine = self.fleet.for_prompt(_known(request))
         if engine is None:
             self.waiting.append(request)
             return
-        index = int(request.id)
-        self.records.attempts[index] += 1
+        self._attempts[index] += 1
         engine.interrupt(self.now_s)
         names = self.traffic.shared[index] if self.traffic.shared else ()
         scheduler.add(
             engine.state,
             request,
-            tuple(name.to_bytes(8, "big") for name in names),
+            tuple(name.to_bytes(8, "big") for name in names) if names else (),
             hand_over=engine.hands_over,
             lookup=bool(names) and self.cache is not None,
         )
@@ -152,26 +194,22 @@ class Simulation:
 
     def _start(self, engine: Engine) -> None:
         """Begin a step, and the lookups of those that it admits."""
-        while True:
+        while engine.due_s == math.inf:
             engine.start(self.now_s)
             begun = fills.lookups(engine.state) if self.cache is not None else ()
             for request, keys in begun:
                 self._look(engine, request, keys)
-            if not begun or engine.due_s != math.inf:
+            if not begun:
                 return
 
     def _look(self, engine: Engine, request: str, keys: tuple[bytes, ...]) -> None:
-        cache = self.cache
-        found = []
-        for key in keys:
-            if cache is None or not cache.touch(key):
-                break
-            found.append(key)
+        found = self.cache.found(keys) if self.cache is not None else ()
         read = [key for key, _ in fills.fill(engine.state, request, found)]
         if read:
             tokens = len(read) * self.fleet.block_tokens / self.system.prefill.dies
             plane = self.cluster.cache_plane
-            seconds = pool_read_s(self.system.machine, tokens, self.token_bytes, plane)
+            machine = self.faults.system.machine
+            seconds = pool_read_s(machine, tokens, self.token_bytes, plane)
             subject = (engine, engine.generation, request, read)
             self._at(self.now_s + seconds, self._filled, subject)
 
@@ -182,58 +220,66 @@ class Simulation:
             fills.filled(engine.state, request, keys)
             self._start(engine)
 
-    def _step_ends(self, subject: tuple[Engine, float]) -> None:
-        engine, due_s = subject
-        if engine.due_s != due_s:
+    def _step_ends(self, engine: Engine) -> None:
+        if engine.due_s != self.now_s:
             return  # interrupted, or failed
-        done = engine.finish()
-        self._take_in(engine, done)
+        update = engine.finish()
+        self._take_in(engine, update)
         self._start(engine)
-        if self.homeless and done.update.ended:
+        if self.homeless and update.ended:
             self._place_homeless()
+        if self.roles is not None:
+            self._change_role(self.roles)
 
-    def _take_in(self, engine: Engine, done: Done) -> None:
-        records, now = self.records, self.now_s
-        for chunk in done.plan.chunks if done.plan is not None else ():
-            if chunk.samples and math.isnan(records.first_token_s[int(chunk.request)]):
-                records.first_token_s[int(chunk.request)] = now
-        for ended in done.update.ended:
+    def _take_in(self, engine: Engine, update: Update) -> None:
+        now, first = self.now_s, self._first_token_s
+        for chunk in engine.chunks:
+            if chunk.samples:
+                index = int(chunk.request)
+                if first[index] != first[index]:  # not a number: not yet
+                    first[index] = now
+        for ended in update.ended:
             index = int(ended.request)
-            records.finished_s[index] = now
+            self._finished_s[index] = now
             self.left -= 1
             self._note(index, ended.started_s, ended.cached_tokens)
+            said = self._said.get(index, 0) if self._said else 0
+            self.fleet.over(engine, self._prompts[index] + said)
         if self.cache is not None:
-            for stored in done.update.stored:
-                self.cache.insert(stored.key, self.block_bytes)
-        for name in done.update.handed:
+            for stored in update.stored:
+                self.cache.insert(stored.key)
+        for name in update.handed:
             entry = engine.state.entries[name]
             self._note(int(name), entry.started_s, entry.cached_tokens)
+            self.fleet.computed(engine, _known(entry.request))
             self._place(entry.request, engine)
 
     def _note(self, index: int, started_s: float | None, cached: int) -> None:
-        if math.isnan(self.records.started_s[index]) and started_s is not None:
-            self.records.started_s[index] = started_s
-            self.records.cached_tokens[index] = cached
+        if started_s is not None and self._started_s[index] != self._started_s[index]:
+            self._started_s[index] = started_s
+            if cached:
+                self.records.cached_tokens[index] = cached
 
     def _place(self, request: Request, source: Engine) -> bool:
         """Reserve room on a decode instance and send the KV there; else it waits."""
-        target = self.fleet.for_answer()
+        tokens = _known(request)
+        target = self.fleet.for_answer(tokens)
         if target is not None:
             target.interrupt(self.now_s)
         taken = target is not None and handover.reserve(target.state, request, (), target.times)
         if target is None or not taken:
-            self.homeless.append((request, source))
+            self.homeless.append((request, source, source.generation))
             return False
+        self.fleet.expect(target, tokens)
         journey = _Journey(request, source, source.generation, target, target.generation)
-        tokens = len(request.prompt) + len(request.emitted)
         seconds = hand_over_s(self.system.machine, tokens * self.token_bytes)
         self._at(self.now_s + seconds, self._land, journey)
         return True
 
     def _place_homeless(self) -> None:
         for _ in range(len(self.homeless)):
-            request, source = self.homeless.popleft()
-            if request.id in source.state.entries and not self._place(request, source):
+            request, source, generation = self.homeless.popleft()
+            if source.generation == generation and not self._place(request, source):
                 self.homeless.rotate(1)  # it goes on waiting at the head
                 return
 
@@ -243,59 +289,80 @@ class Simulation:
         if source.generation != journey.source_generation:
             if there:
                 handover.abandon(target.state, request.id)
+                self.fleet.over(target, _known(request))
             return  # submitted again when its source was lost
         if not there:
             self._place(request, source)
             return
         handover.release(source.state, request.id)
+        self.fleet.fetched(source)
         target.interrupt(self.now_s)
         handover.commit(target.state, request.id)
         self._start(target)
         self._start(source)
 
-    def _fail(self, subject: tuple[Engine, float]) -> None:
-        """All that an instance knows is lost; its requests begin again with what they were given."""
-        engine, for_s = subject
-        engine.back_s = max(engine.back_s, self.now_s + for_s)
-        self._at(self.now_s + for_s, self._return, engine)
-        if not engine.up:
-            return  # nothing is left to lose, but it may take longer
+    def _fail(self, loss: Loss) -> None:
+        """What instances know is lost; their requests begin again with what they were given."""
+        for number in loss.caches:
+            if self.cache is not None and self.faults.lose_cache(number):
+                self.cache.lose(number)
+        if loss.switch is not None:
+            self._slow(self.faults.lose_switch(loss.switch))
+        for engine in loss.engines:
+            engine.back_s = max(engine.back_s, self.now_s + loss.for_s)
+            if engine.up:  # else nothing is left to lose, but it may take longer
+                self._lose(engine)
+        self._at(self.now_s + loss.for_s, self._return, loss)
+
+    def _lose(self, engine: Engine) -> None:
         engine.interrupt(self.now_s)
         entries, lengths = list(engine.state.entries.values()), engine.lengths()
-        engine.lose(self.now_s)
+        self.fleet.lose(engine, self.now_s)
         for entry, length in zip(entries, lengths, strict=True):
             if entry.stage is Stage.RESERVED:
                 continue  # its source still holds the KV
-            request = entry.request
-            self._note(int(request.id), entry.started_s, entry.cached_tokens)
-            emitted = cast(tuple[int, ...], range(length - len(request.prompt)))
-            again = replace(request, emitted=emitted, attempt=request.attempt + 1)
-            self._submit(again)
+            old, index = entry.request, int(entry.request.id)
+            self._note(index, entry.started_s, entry.cached_tokens)
+            said = self._said[index] = length - len(old.prompt)
+            again = Request(
+                old.id,
+                old.prompt,
+                old.sampling,
+                old.arrival_s,
+                emitted=cast(tuple[int, ...], range(said)),
+                attempt=old.attempt + 1,
+            )
+            self._submit(again, index)
 
-    def _return(self, engine: Engine) -> None:
-        if engine.up or self.now_s < engine.back_s:
-            return  # another failure keeps it away for longer, or it is back already
-        engine.reset()
+    def _return(self, loss: Loss) -> None:
+        for number in loss.caches:
+            if self.cache is not None and self.faults.restore_cache(number):
+                self.cache.restore(number)
+        if loss.switch is not None:
+            self._slow(self.faults.restore_switch(loss.switch))
+        for engine in loss.engines:
+            if not engine.up and self.now_s >= engine.back_s:  # else another failure lasts longer
+                self.fleet.restore(engine)
         for _ in range(len(self.waiting)):
-            self._submit(self.waiting.popleft())
+            request = self.waiting.popleft()
+            self._submit(request, int(request.id))
         self._place_homeless()
 
-    def _sample(self, until_s: float) -> None:
-        """Samples up to the next event; where they become too many, half as many from there on."""
-        if not self._sample_at_s <= until_s < math.inf:
-            return
-        counts = [engine.state.counts() for engine in self.fleet.engines]
-        waiting = sum(each.waiting for each in counts) + len(self.waiting)
-        running = sum(each.running for each in counts)
-        coming = sum(each.coming + each.held for each in counts)
-        samples = self.records.samples
-        while self._sample_at_s <= until_s:
-            samples.append(Sample(self._sample_at_s, waiting, running, coming))
-            self._sample_at_s += self._sample_every_s
-            if len(samples) >= MAX_SAMPLES:
-                pairs = zip(samples[::2], samples[1::2], strict=True)
-                samples[:] = [max(pair, key=lambda each: each.waiting) for pair in pairs]
-                self._sample_every_s *= 2
+    def _slow(self, changed: bool) -> None:
+        """Steps take another time from the next one on."""
+        for engine in self.fleet.engines if changed else ():
+            engine.interrupt(self.now_s)
+            engine.times = self.faults.times(engine)
+
+    def _window_ends(self, roles: Roles) -> None:
+        roles.window_ends(self.now_s, self.records)
+        self._at(self.now_s + roles.window_s, self._window_ends, roles)
+        self._change_role(roles)
+
+    def _change_role(self, roles: Roles) -> None:
+        new = roles.proceed(self.now_s, self.records)
+        if new is not None and not new.hands_over:
+            self._place_homeless()
 
     def _close(self) -> None:
         seconds = max(self.now_s, 1e-12)
@@ -303,3 +370,22 @@ class Simulation:
             over = engine.due_s - self.now_s if engine.due_s != math.inf else 0.0
             self.records.busy[engine.name] = float(np.clip((engine.busy_s - over) / seconds, 0, 1))
             self.records.steps += engine.steps
+
+
+def _arrivals(traffic: Traffic) -> Iterator[tuple[int, float, int]]:
+    """Number, time and tokens of the answer of each request, and -1 for ever after the last one."""
+    for start in range(0, len(traffic), _CHUNK):
+        times = traffic.arrival_s[start : start + _CHUNK].tolist()
+        outputs = traffic.output[start : start + _CHUNK].tolist()
+        yield from zip(range(start, start + len(times)), times, outputs, strict=True)
+    while True:
+        yield -1, math.inf, 0
+
+
+def _column(values: NDArray[np.float64]) -> memoryview[float]:
+    return cast("memoryview[float]", values.data)
+
+
+def _known(request: Request) -> int:
+    """Tokens whose KV a request needs before its next one."""
+    return len(request.prompt) + len(request.emitted)

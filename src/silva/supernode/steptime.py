@@ -33,16 +33,20 @@ class DecodeTimes:
     ) -> None:
         self.packages, self.prefill = packages, prefill
         self.rows = [Curve(_BATCHES, _decode_row(system, load, length)) for length in _LENGTHS]
+        self._columns: dict[int, tuple[float, ...]] = {}
+        """Values at each length, of batches that were asked for: the same few come again."""
 
     def seconds(self, decoding: int, context_tokens: int, prefill_tokens: int) -> float:
         """Seconds of a step with so much work."""
         total = 0.0
         if decoding:
-            batch, length = decoding / self.packages, context_tokens / decoding
-            i = min(max(1, bisect_right(_LENGTHS, length)), len(_LENGTHS) - 1)
-            low, high = _LENGTHS[i - 1], _LENGTHS[i]
-            below, above = self.rows[i - 1].at(batch), self.rows[i].at(batch)
-            total = below + (length - low) / (high - low) * (above - below)
+            column, length = self._columns.get(decoding), context_tokens / decoding
+            if column is None:
+                column = tuple(row.at(decoding / self.packages) for row in self.rows)
+                self._columns[decoding] = column
+            i = bisect_right(_LENGTHS, length, 1, len(_LENGTHS) - 1)
+            low, below = _LENGTHS[i - 1], column[i - 1]
+            total = below + (length - low) / (_LENGTHS[i] - low) * (column[i] - below)
         if prefill_tokens and self.prefill is not None:
             total += self.prefill.seconds(0, 0, prefill_tokens)
         return total

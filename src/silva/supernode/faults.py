@@ -1,0 +1,150 @@
+"""What a failure takes with it: where instances stand on the machine, and links without a switch.
+
+Dies are numbered through: those of the prefill instances first, each instance's side by side, then
+those of decode. An instance without one of its dies stops as a whole, as a peer of the server does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from silva.control.slo import StepTime
+from silva.errors import ConfigError
+from silva.supernode.cluster import Cluster, Failure
+from silva.supernode.engine import Engine
+from silva.supernode.fleet import Fleet, step_times
+from silva.supernode.hardware import Hardware
+from silva.supernode.system import System
+from silva.supernode.traces import Traffic
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One failure, as what it takes."""
+
+    at_s: float
+    for_s: float
+    engines: tuple[Engine, ...] = ()
+    caches: tuple[int, ...] = ()
+    switch: int | None = None
+
+
+class Faults:
+    """Counts what is lost at present. `system` is the system as it runs now."""
+
+    def __init__(self, cluster: Cluster, system: System, fleet: Fleet, traffic: Traffic) -> None:
+        self._cluster, self._whole, self._fleet, self._traffic = cluster, system, fleet, traffic
+        self.system = system
+        self._caches: Counter[int] = Counter()
+        self._switches: Counter[int] = Counter()
+
+    def losses(self, failures: Iterable[Failure]) -> list[Loss]:
+        """ConfigError for one that names nothing there is, and where no switch would be left."""
+        found = [self._loss(failure) for failure in failures]
+        planes = int(self._whole.machine.switches.planes)
+        if len({loss.switch for loss in found if loss.switch is not None}) >= planes:
+            what = f"all {planes} planes of switches are lost"
+            raise ConfigError(what, where="failures", remedy="leave one, or no step ever ends")
+        return found
+
+    def lose_cache(self, number: int) -> bool:
+        """Whether it was up before."""
+        self._caches[number] += 1
+        return self._caches[number] == 1
+
+    def restore_cache(self, number: int) -> bool:
+        """Whether no other failure keeps it away."""
+        self._caches[number] -= 1
+        return not self._caches[number]
+
+    def lose_switch(self, number: int) -> bool:
+        """Whether links are slower than before."""
+        self._switches[number] += 1
+        return self._switches[number] == 1 and self._rewire()
+
+    def restore_switch(self, number: int) -> bool:
+        """Whether links are faster than before."""
+        self._switches[number] -= 1
+        return not self._switches[number] and self._rewire()
+
+    def times(self, engine: Engine) -> StepTime:
+        """Step times of an instance on the machine as it is now."""
+        prefill, decode = step_times(self._cluster, self.system, self._traffic)
+        return prefill if engine.hands_over else decode
+
+    def _rewire(self) -> bool:
+        lost = sum(count > 0 for count in self._switches.values())
+        self.system = without_planes(self._whole, lost)
+        return True
+
+    def _loss(self, failure: Failure) -> Loss:
+        number, role = failure.instance, failure.role
+        setups, machine = self._fleet, self._whole.machine
+        most = {
+            "prefill": len(setups.prefill),
+            "decode": len(setups.decode),
+            "cache": self._cluster.caches,
+            "die": sum(len(dies) for dies in self._places()),
+            "node": self._nodes(),
+            "switch": int(machine.switches.planes),
+        }[role]
+        if number >= most:
+            word = "planes" if role == "switch" else "instances"
+            word = f"{role}s in use" if role in ("die", "node") else f"{role} {word}"
+            raise ConfigError(f"there are {most} {word}", where=f"failure of {role} {number}")
+        span = range(0)
+        caches: tuple[int, ...] = ()
+        if role == "switch":
+            return Loss(failure.at_s, failure.for_s, switch=number)
+        if role == "cache":
+            caches = (number,)
+        elif role in ("die", "node"):
+            width = machine.dies_per_node if role == "node" else 1
+            span = range(number * width, (number + 1) * width)
+            on_node = role == "node" and number < self._cluster.caches
+            caches = (number,) if on_node else ()
+        else:
+            engine = (setups.prefill if role == "prefill" else setups.decode)[number]
+            return Loss(failure.at_s, failure.for_s, (engine,))
+        hit = zip(setups.engines, self._places(), strict=True)
+        engines = tuple(e for e, dies in hit if dies.start < span.stop and span.start < dies.stop)
+        return Loss(failure.at_s, failure.for_s, engines, caches)
+
+    def _places(self) -> list[range]:
+        """The dies of each instance, in the order of `Fleet.engines`."""
+        places, start = [], 0
+        for engine in self._fleet.engines:
+            setup = self._whole.prefill if engine.hands_over else self._whole.decode
+            places.append(range(start, start + setup.dies))
+            start += setup.dies
+        return places
+
+    def _nodes(self) -> int:
+        dies = sum(len(dies) for dies in self._places())
+        return max(-(-dies // self._whole.machine.dies_per_node), self._cluster.caches)
+
+
+def without_planes(system: System, lost: int) -> System:
+    """The system where so many planes of switches are lost: traffic between nodes shares the rest.
+
+    Every node reaches every plane with an equal part of its links (CloudMatrix-Infer, section 3.2),
+    so that the rates between nodes fall in proportion; within a node nothing changes.
+    """
+    if not lost:
+        return system
+    hw = system.machine
+    left = 1.0 - lost / hw.switches.planes
+    up, pool, exchange = hw.scale_up, hw.pool, hw.exchange
+    machine: Hardware = replace(
+        hw,
+        name=f"{hw.name} without {lost} planes",
+        scale_up=replace(up, read_gbps=up.read_gbps * left, write_gbps=up.write_gbps * left),
+        pool=replace(pool, read_gbps=pool.read_gbps * left, write_gbps=pool.write_gbps * left),
+        exchange=replace(exchange, gbps=exchange.gbps * left),
+    )
+    # The name tells it from the whole system where tables of step times are remembered.
+    slower = replace(system, name=f"{system.name} without {lost} planes")
+    slower.__dict__["machine"] = machine
+    return slower
