@@ -9,7 +9,7 @@ import pytest
 
 from silva.errors import ConfigError
 from silva.supernode.generate import Shape, generate
-from silva.supernode.plan import Plan, Targets, make_plan, table
+from silva.supernode.plan import Plan, Targets, _other_cache, make_plan, table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small import small_system
@@ -31,15 +31,16 @@ def test_the_best_plan_holds_and_nothing_cheaper_does(found: Plan) -> None:
     assert best.tpot_s <= TARGETS.tpot_s
     assert all(trial.nodes >= best.nodes for trial in found.frontier)
     for role in ("prefill", "decode"):
-        fewer = found.neighbours.get(f"one {role} fewer")
-        assert fewer is None or not fewer.holds
+        fewer = [t for n, t in found.neighbours.items() if n.startswith(f"one {role} fewer")]
+        assert not any(trial.holds for trial in fewer)
+        assert fewer or getattr(best.cluster, role) == 1
 
 
 def test_more_never_does_less(found: Plan) -> None:
     for role in ("prefill", "decode"):
         more, lost = (
-            next(t for n, t in found.neighbours.items() if n.startswith(f"one {role} {word}"))
-            for word in ("more", "lost")
+            next(t for n, t in found.neighbours.items() if n.startswith(start))
+            for start in (f"one {role} more (+", f"a node of {role} lost for ")
         )
         assert more.holds
         assert more.goodput >= found.best.goodput * (1 - 1e-3)
@@ -81,3 +82,31 @@ def test_a_model_that_fits_nowhere_says_what_would() -> None:
 def test_no_traffic_no_plan() -> None:
     with pytest.raises(ConfigError, match="too little traffic"):
         make_plan(SYSTEM, TRAFFIC.first(1), TARGETS)
+
+
+def test_more_hardware_never_lowers_the_best_plans_goodput() -> None:
+    traffic, goodput = TRAFFIC.first(60), []
+    for nodes in (1, 2, 4, 48):
+        system = replace(SYSTEM)
+        machine = SYSTEM.machine
+        supernode = replace(machine.supernode, nodes=nodes)
+        system.__dict__["machine"] = replace(machine, supernode=supernode)
+        try:
+            goodput.append(make_plan(system, traffic, TARGETS).best.goodput)
+        except ConfigError:
+            goodput.append(0.0)
+    assert goodput == sorted(goodput)
+    assert goodput[-1] > 0
+
+
+def test_caches_of_several_sizes_are_tried_where_prompts_share_something() -> None:
+    shape = Shape(kind="sessions", rate=6.0, seconds=6.0, prompt=1000.0, output=20.0, think_s=1.0)
+    traffic = generate(shape, seed=2)
+    targets = Targets(ttft_s=3.0, tpot_s=0.1)
+    best = make_plan(SYSTEM, traffic, targets).best
+    cluster = replace(best.cluster, cache_gb=0.0)
+    sizes = [start.cache_gb for _, start in _other_cache(replace(best, cluster=cluster), traffic)]
+    assert len(sizes) == 3
+    assert sizes[-1] <= best.nodes * SYSTEM.machine.node.dram_gb
+    assert best.cluster.cache_gb in (0.0, *sizes)
+    assert _other_cache(best, TRAFFIC) == []

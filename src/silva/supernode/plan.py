@@ -2,8 +2,9 @@
 
 For each degree of expert parallelism that fits: the largest batch within the target of the time a
 token, counts from the load as far as the machine has dies, then simulation, one instance more of what
-misses its target until both hold. Neighbours of the cheapest, and it with an instance lost, are
-simulated as well.
+misses its target until both hold. From the cheapest on, one thing at a time is changed: dies of a
+prefill instance, size of the context cache, cap of the batch. Neighbours of the cheapest, and it with
+a node lost, are simulated as well.
 """
 
 from __future__ import annotations
@@ -25,6 +26,15 @@ from silva.supernode.traces import Traffic
 
 DEGREES = (8, 16, 32, 64, 144, 320)
 """Dies of a decode instance that are tried, those that fit; of a dense model, tensor groups."""
+
+PREFILL_DEGREES = (8, 16, 32, 64)
+"""Dies of a prefill instance that are tried."""
+
+CACHE_SHARES = (0.0, 1 / 64, 1 / 8, 1 / 2)
+"""Parts of the memory of a plan's nodes that are tried as context cache, where prompts share any."""
+
+BATCH_SHARES = (1.0, 3 / 4, 1 / 2)
+"""Caps of the batch that are tried, as parts of the largest within the target."""
 
 MOST_BATCH = 256
 _LARGEST_TENSOR = 8
@@ -58,9 +68,16 @@ class Trial:
     def name(self) -> str:
         """In words."""
         c, s = self.cluster, self.system
+        cache = f", {c.cache_gb:,.0f} GB cache" if c.cache_gb else ""
         return (
             f"{c.prefill} prefill x {s.prefill.dies} dies, {c.decode} decode x {s.decode.dies} dies"
+            f"{cache}"
         )
+
+    @property
+    def cost(self) -> tuple[int, float, float]:
+        """What is compared: nodes, then memory of the cache, then the time to the first token."""
+        return (self.nodes, self.cluster.cache_gb, self.ttft_s)
 
 
 @dataclass(frozen=True)
@@ -69,9 +86,11 @@ class Plan:
 
     best: Trial
     frontier: tuple[Trial, ...]
-    """Clusters that hold, of each degree the cheapest, by nodes; none that is dearer and slower."""
+    """Clusters that hold, the cheapest of each kind, by nodes; none that is dearer and slower."""
     neighbours: dict[str, Trial]
-    """One instance more and fewer of each kind, and one of each lost for half of the time."""
+    """One instance more and fewer of each kind, with the nodes that makes, and a node of each kind
+    lost for half of the time.
+    """
 
     def as_plain(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -93,17 +112,23 @@ def make_plan(system: System, traffic: Traffic, targets: Targets) -> Plan:
     trials: list[Trial] = []
     closest: list[Trial] = []
     for candidate in _systems(system):
-        found = _smallest(candidate, traffic, targets)
+        start = _from_load(candidate, traffic, targets)
+        found = _smallest(candidate, start, traffic, targets)
         (trials if found.holds else closest).append(found)
     if not trials:
         raise _unreachable(closest, targets, system)
-    best = min(trials, key=lambda trial: (trial.nodes, trial.ttft_s))
-    return Plan(best, _frontier(trials), _neighbours(best, traffic, targets))
+    best = min(trials, key=lambda trial: trial.cost)
+    for variants in (_other_prefill, _other_cache, _other_batch):
+        for candidate, start in variants(best, traffic):
+            trials.append(_smallest(candidate, start, traffic, targets, best.nodes))
+        best = min((trial for trial in trials if trial.holds), key=lambda trial: trial.cost)
+    held = [trial for trial in trials if trial.holds]
+    return Plan(best, _frontier(held), _neighbours(best, traffic, targets))
 
 
 def table(plan: Plan, targets: Targets) -> str:
     """The plan as text."""
-    head = f"{'':<58}{'nodes':>6}{'TTFT p99 s':>12}{'TPOT p99 ms':>13}{'goodput':>9}  holds"
+    head = f"{'':<76}{'nodes':>6}{'TTFT p99 s':>12}{'TPOT p99 ms':>13}{'goodput':>9}  holds"
     goal = f"targets: TTFT p99 {targets.ttft_s:g} s, TPOT p99 {targets.tpot_s * 1e3:g} ms"
     lines = [goal, "", head, _line("best: " + plan.best.name, plan.best)]
     lines += [_line("   or: " + trial.name, trial) for trial in plan.frontier if trial != plan.best]
@@ -136,10 +161,58 @@ def _systems(system: System) -> list[System]:
     return found
 
 
-def _smallest(system: System, traffic: Traffic, targets: Targets) -> Trial:
-    """The fewest instances of this degree that hold the targets, or the last that were tried."""
-    cluster = _from_load(system, traffic, targets)
-    most = system.machine.supernode.nodes
+def _other_prefill(best: Trial, traffic: Traffic) -> list[tuple[System, Cluster]]:
+    """Prefill instances of other sizes, with as many dies in all, that fit into memory."""
+    found = []
+    old = best.system.prefill
+    for dies in PREFILL_DEGREES:
+        tensor = min(dies, _LARGEST_TENSOR) if best.system.network.is_dense else old.tensor
+        group = min(dies, old.sequence_group)
+        if dies == old.dies or dies % group or dies % tensor:
+            continue
+        setup = replace(old, dies=dies, tensor=tensor, sequence_group=group)
+        system = replace(best.system, prefill=setup)
+        count = max(1, math.ceil(best.cluster.prefill * old.dies / dies))
+        cluster = replace(best.cluster, prefill=count)
+        try:
+            cache_tokens(system, decode=False)
+        except ConfigError:
+            continue
+        if _nodes(system, cluster) <= best.nodes:
+            found.append((system, cluster))
+    return found
+
+
+def _other_cache(best: Trial, traffic: Traffic) -> list[tuple[System, Cluster]]:
+    """Context caches of several sizes in the memory of the plan's own nodes, where they are of use."""
+    if not traffic.shared:
+        return []
+    memory = best.nodes * best.system.machine.node.dram_gb
+    sizes = [float(int(memory * share)) for share in CACHE_SHARES]
+    return [
+        (best.system, replace(best.cluster, cache_gb=size, caches=best.nodes))
+        for size in sizes
+        if size != best.cluster.cache_gb
+    ]
+
+
+def _other_batch(best: Trial, traffic: Traffic) -> list[tuple[System, Cluster]]:
+    """Lower caps of the batch: a token takes less time, and more requests wait."""
+    caps = {max(1, int(best.cluster.batch_per_npu * share)) for share in BATCH_SHARES}
+    return [
+        (best.system, replace(best.cluster, batch_per_npu=cap))
+        for cap in sorted(caps - {best.cluster.batch_per_npu})
+    ]
+
+
+def _smallest(
+    system: System, cluster: Cluster, traffic: Traffic, targets: Targets, most: int | None = None
+) -> Trial:
+    """The fewest instances that hold the targets, from `cluster` on, or the last that were tried.
+
+    None of more than `most` nodes, those of the machine where it is not given.
+    """
+    most = most or system.machine.supernode.nodes
     trial = _try(system, cluster, traffic, targets)
     for _ in range(_ROUNDS):
         if trial.holds:
@@ -232,15 +305,19 @@ def _nodes(system: System, cluster: Cluster) -> int:
 
 def _neighbours(best: Trial, traffic: Traffic, targets: Targets) -> dict[str, Trial]:
     found = {}
+    first = {"prefill": 0, "decode": best.cluster.prefill * best.system.prefill.dies}
     for role in ("prefill", "decode"):
         count = getattr(best.cluster, role)
         for word, change in (("more", 1), ("fewer", -1)):
             if count + change >= 1:
                 cluster = replace(best.cluster, **{role: count + change})
-                found[f"one {role} {word}"] = _try(best.system, cluster, traffic, targets)
+                trial = _try(best.system, cluster, traffic, targets)
+                name = f"one {role} {word} ({trial.nodes - best.nodes:+d} nodes)"
+                found[name] = trial
         half = traffic.seconds / 2
-        failure = Failure(role, 0, traffic.seconds / 4, half)
-        found[f"one {role} lost for {half:.0f} s"] = _try(
+        node = first[role] // best.system.machine.dies_per_node
+        failure = Failure("node", node, traffic.seconds / 4, half)
+        found[f"a node of {role} lost for {half:.0f} s"] = _try(
             best.system, best.cluster, traffic, targets, (failure,)
         )
     return found
@@ -272,7 +349,7 @@ def _unreachable(closest: list[Trial], targets: Targets, system: System) -> Conf
 
 def _line(name: str, trial: Trial) -> str:
     return (
-        f"{name:<58}{trial.nodes:>6}{trial.ttft_s:>12.2f}{trial.tpot_s * 1e3:>13.1f}"
+        f"{name:<76}{trial.nodes:>6}{trial.ttft_s:>12.2f}{trial.tpot_s * 1e3:>13.1f}"
         f"{trial.goodput:>9.2f}  {'yes' if trial.holds else 'no'}"
     )
 
@@ -284,6 +361,7 @@ def _plain(trial: Trial) -> dict[str, Any]:
         "prefill_dies": trial.system.prefill.dies,
         "decode_dies": trial.system.decode.dies,
         "batch_per_npu": trial.cluster.batch_per_npu,
+        "cache_gb": trial.cluster.cache_gb,
         "nodes": trial.nodes,
         "ttft_p99_ms": trial.ttft_s * 1e3,
         "tpot_p99_ms": trial.tpot_s * 1e3,
