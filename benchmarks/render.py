@@ -227,6 +227,29 @@ def demo(results: Path) -> str:
     return "\n\n".join((table(("", "seconds", "peak memory, MB"), rows), provenance(content)))
 
 
+def simulator(results: Path) -> str:
+    """Requests a second of the simulator."""
+    content = common.read_json(results / "simulator_speed.json")
+    if not content:
+        return MISSING + code("python benchmarks/simulator_speed.py")
+    rows = [
+        (
+            name,
+            f"{row['requests']:,}",
+            f"{row['simulated_s']:,.0f}",
+            f"{row['cpu_s']:.1f}",
+            f"{row['wall_s']:.1f}",
+            f"{row['requests_per_cpu_s']:,.0f}",
+            f"{row['slowest']:,.0f} - {row['fastest']:,.0f}",
+            f"{row['peak_bytes'] / 1e6:.0f}",
+        )
+        for name, row in content["workloads"].items()
+    ]
+    heads = ("workload", "requests", "simulated seconds", "CPU seconds", "seconds")
+    heads += ("requests a CPU second", "range", "peak memory, MB")
+    return "\n\n".join((table(heads, rows), provenance(content)))
+
+
 def samples(results: Path) -> str:
     """Mean and tail by images per client, with the picture."""
     content = common.read_json(results / "samples.json")
@@ -252,6 +275,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "memory": memory,
     "demo": demo,
     "samples": samples,
+    "simulator": simulator,
     **{f"hilora-{recipe}": hilora_block(recipe) for recipe in claims.RECIPES},
     **render_serving.BLOCKS,
     "reality": render_reality.reality,
