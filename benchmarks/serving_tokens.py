@@ -29,14 +29,17 @@ TOKENS = 16
 TOLERANCE = 1e-4
 LONGEST = {SMOLLM2: 1500, STORIES: 480}
 SMALL_KV = {SMOLLM2: "80MiB", STORIES: "1MiB"}
-"""Room for the longest prompt and not much more. A request is let in when each that runs can have one
+"""Room for the longest prompt and not much more. All that fit are let in at once, if each can have one
 block more; in small blocks, the answers then need several.
 """
 MODES: dict[str, tuple[str, ...]] = {
     "disaggregated": (),
     "colocated": ("--colocated",),
     "chunked": ("--set", "serve.step.chunk_tokens=24", "--set", "serve.step.most_running=24"),
-    "preempted": ("--colocated", "--kv", "KV", "--set", "serve.kv.block_tokens=2"),
+    "preempted": (
+        *("--colocated", "--kv", "KV"),
+        *("--set", "serve.kv.block_tokens=2", "--set", "serve.step.chunk_tokens=2048"),
+    ),
     "tcp": ("--transfer", "tcp"),
 }
 AGAIN = {"disaggregated": "cached, own pool", "restarted": "cached, disk"}

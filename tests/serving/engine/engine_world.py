@@ -159,13 +159,20 @@ class World(Listener):
         assert not self.engine.runner._batch._slots and not self.engine.runner._sampler._marks
 
     def assert_says(self, name: str, expected: Expected) -> None:
-        """The tie rule: equal up to the first near tie, and log-probabilities to 1e-4."""
-        tie = expected.tie
-        assert self.tokens[name][:tie] == expected.tokens[:tie], name
-        if tie == len(expected.tokens):
-            assert len(self.tokens[name]) == tie
-        for own, other in zip(self.logprobs.get(name, ())[:tie], expected.logprobs, strict=False):
-            assert abs(own.logprob - other) < 1e-4
+        """See `assert_agrees`."""
+        assert_agrees(name, self.tokens[name], self.logprobs.get(name, ()), expected)
+
+
+def assert_agrees(
+    name: str, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], expected: Expected
+) -> None:
+    """The tie rule: equal up to the first near tie, and log-probabilities to 1e-4."""
+    tie = expected.tie
+    assert list(tokens[:tie]) == expected.tokens[:tie], name
+    if tie == len(expected.tokens):
+        assert len(tokens) == tie
+    for own, other in zip(logprobs[:tie], expected.logprobs, strict=False):
+        assert abs(own.logprob - other) < TIE
 
 
 def emitted(request: Request, tokens: Sequence[int]) -> Request:
