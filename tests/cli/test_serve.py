@@ -77,7 +77,7 @@ def test_a_model_of_the_cache_is_not_given_up_while_it_is_served(launched: Launc
 def test_flags_become_settings(launched: Launched, model: Path, tmp_path: Path) -> None:
     words = ["--prefill", 2, "--decode", 3, "--cache", 0, "--dtype", "bfloat16"]
     words += ["--cache-ram", "256MiB", "--cache-disk", "0", "--kv", "2GB", "--tpot-target", "50ms"]
-    words += ["--transfer", "tcp", "--host", "0.0.0.0", "--port", 0, "--name", "mine"]
+    words += ["--transfer", "tcp", "--host", "0.0.0.0", "--port", 0, "--name", "mine", "--no-mtp"]
     words += ["--api-key", "alice=secret-of-alice", "--api-key", "bob=secret-of-bob"]
     words += ["--admin-key", "root=secret-of-root", "--keys", tmp_path / "keys.toml"]
     done("serve", model, *words)
@@ -87,6 +87,7 @@ def test_flags_become_settings(launched: Launched, model: Path, tmp_path: Path) 
     assert (serve.kv.cache_ram_bytes, serve.kv.cache_disk_bytes) == (256 * MIB, 0)
     assert (serve.kv.peer_bytes, serve.step.tpot_target_s) == (2 * 10**9, 0.05)
     assert (serve.transfer, serve.dtype, serve.colocated) == ("tcp", "bfloat16", False)
+    assert not serve.mtp and LaunchConfig().serve.mtp
     assert (http.host, http.port, config.name) == ("0.0.0.0", 0, "mine")
     assert http.api_keys == ("alice=secret-of-alice", "bob=secret-of-bob")
     assert (http.admin_keys, http.keys) == (

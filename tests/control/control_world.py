@@ -66,6 +66,10 @@ class Runner:
     chains: dict[str, list[int]] = field(default_factory=dict)
     computed: int = 0
     """Positions computed so far, over all requests."""
+    drafts: int = 0
+    """Tokens guessed ahead of each decoding request; by the tokens before, none to all are right."""
+    context: int = 64
+    accepted: int = 0
 
     def know(self, request: Request) -> None:
         self.requests[request.id] = request
@@ -92,10 +96,40 @@ class Runner:
         for request, start, _ in spans:
             self._read(request, start)
         written = [place for span in spans for place in self._write(*span)]
+        guessed = {request: self._guesses(request) for request in self.batch}
+        written += [place for places in guessed.values() for place in places]
         assert len(set(written)) == len(written), "two requests write one place"
         self.computed += plan.tokens
         sampling = [*self.batch, *(c.request for c in plan.chunks if c.samples)]
-        return StepResult(plan.step, 0.01, tuple(self._sample(sampling)))
+        finished = dict(self._sample(sampling))
+        more = dict(self._accept(guessed, finished)) if self.drafts else {}
+        return StepResult(plan.step, 0.01, tuple(finished.items()), tuple(more.items()))
+
+    def _guesses(self, request: str) -> list[tuple[int, int]]:
+        """Where the KV of guessed tokens goes: as many as may all be right within the limit."""
+        length, asked = len(self.tokens[request]), self.requests[request]
+        limit = min(len(asked.prompt) + asked.sampling.max_tokens, self.context)
+        count = max(0, min(self.drafts, limit - length - 1))
+        table = self.tables[request]
+        return [(table[p // self.size], p % self.size) for p in range(length, length + count)]
+
+    def _accept(
+        self, guessed: dict[str, list[tuple[int, int]]], finished: dict[str, FinishReason]
+    ) -> Iterator[tuple[str, int]]:
+        """Requests with right guesses and how many; the KV of wrong ones is nobody's."""
+        for request, places in guessed.items():
+            right = 0
+            self.kv |= dict.fromkeys(places, -1)
+            for place in places:
+                if request in finished or sum(self.tokens[request]) % 3 == 0:
+                    break
+                position = len(self.tokens[request]) - 1
+                self.kv[place] = self.history(request, position)
+                finished |= dict(self._sample([request]))
+                right += 1
+            self.accepted += right
+            if right:
+                yield request, right
 
     def _read(self, request: str, start: int) -> None:
         table = self.tables[request]
@@ -151,7 +185,9 @@ class World:
         chosen = {"blocks": 40, "context_tokens": 64, "block_tokens": BLOCK} | settings
         self.state = State(Settings(**chosen))  # type: ignore[arg-type]  # numbers, by their names
         self.step_time = step_time
-        self.runner = Runner()
+        self.runner = Runner(
+            drafts=self.state.settings.drafts, context=self.state.settings.context_tokens
+        )
         self.plans: list[Plan] = []
         self.ended: dict[str, scheduler.Ended] = {}
         self.handed: list[str] = []

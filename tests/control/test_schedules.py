@@ -29,8 +29,9 @@ ENGINES = st.fixed_dictionaries(
         "step_tokens": st.integers(6, 40),
         "max_running": st.integers(1, 6),
         "target_s": st.sampled_from([None, None, None, 0.001, 0.015, 0.03]),
+        "drafts": st.sampled_from([0, 0, 1, 2]),
     }
-)
+).map(lambda e: {**e, "drafts": min(e["drafts"], e["step_tokens"] // e["max_running"] - 1)})
 """A pool of at most 96 tokens for requests of up to 32: blocks run out often."""
 
 

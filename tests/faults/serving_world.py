@@ -44,6 +44,11 @@ def save_model(folder: Path, *, hidden: int = 64, layers: int = 2, context: int 
         for parameter in model.parameters():
             parameter.normal_(std=0.2)
     model.save_pretrained(folder)
+    return save_tokenizer(folder)
+
+
+def save_tokenizer(folder: Path) -> Path:
+    """Beside a model: a token a byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: number for number, symbol in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

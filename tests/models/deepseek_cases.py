@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from silva.models.deepseek import Deepseek
 from silva.models.latent import Form, LatentHeads, attend_latents
@@ -156,3 +158,31 @@ def logits_in_steps(
 def tokens_of(length: int, seed: int = 1) -> list[int]:
     source = torch.Generator().manual_seed(seed)
     return torch.randint(0, 89, (length,), generator=source).tolist()
+
+
+def save_drafting(folder: Path, **changes: Any) -> Any:
+    """A directory whose draft module is often right, and the stock model, which knows none of it.
+
+    Embeddings of unit size and a module with the weights of the only layer: what it computes from
+    the next token is what the model will, but for the first token of all, which it does not see.
+    """
+    one = {"num_hidden_layers": 1, "first_k_dense_replace": 0, **changes}
+    stock = random_hf("v3", **one)
+    with torch.no_grad():
+        table = stock.model.embed_tokens.weight
+        table /= table.pow(2).mean(-1, keepdim=True).sqrt()
+    stock.save_pretrained(folder)
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    hidden = stock.config.hidden_size
+    first, second = "model.layers.0.", "model.layers.1."
+    copies = {n.replace(first, second): t.clone() for n, t in tensors.items() if first in n}
+    tensors |= copies
+    tensors[f"{second}eh_proj.weight"] = torch.eye(hidden, 2 * hidden)
+    tensors |= {f"{second}{norm}.weight": torch.ones(hidden) for norm in ("enorm", "hnorm")}
+    tensors[f"{second}shared_head.norm.weight"] = tensors["model.norm.weight"].clone()
+    path.unlink()
+    save_file(tensors, path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
+    return stock

@@ -284,7 +284,8 @@ def test_experts_that_lie_scattered_are_put_in_order_once(
     model, own = (load_language_model(f, dtype=kind) for f in (folder, source))
     sequences, steps = {"a": tokens_of(20)}, [{"a": 12}, *[{"a": 1}] * 8]
     found = logits_of(model, sequences, steps)["a"]  # type: ignore[arg-type]
-    assert torch.equal(found, logits_of(own, sequences, steps)["a"])  # type: ignore[arg-type]
+    expected = logits_of(own, sequences, steps)["a"]  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     size = (folder / "model.safetensors").stat().st_size
     for experts in model.exchange._layers.values():  # type: ignore[attr-defined]
         assert experts.gate_up.untyped_storage().nbytes() == size

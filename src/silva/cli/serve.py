@@ -24,6 +24,10 @@ TpotTarget = Annotated[
 AutoRoles = Annotated[
     bool, typer.Option(help="Move peers between prefill and decode as the load shifts.")
 ]
+Mtp = Annotated[
+    bool | None,
+    typer.Option("--mtp/--no-mtp", help="Draft tokens, where the model brings a module for them."),
+]
 Colocated = Annotated[bool, typer.Option(help="One process with both roles, no peers.")]
 Transfer = Annotated[str | None, typer.Option(help="How blocks move: shm or tcp.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 or bfloat16.")]
@@ -57,6 +61,7 @@ def _serve(
     kv: Kv = None,
     tpot_target: TpotTarget = None,
     auto_roles: AutoRoles = False,
+    mtp: Mtp = None,
     colocated: Colocated = False,
     transfer: Transfer = None,
     dtype: Dtype = None,
@@ -84,6 +89,7 @@ def _serve(
         "serve.kv.peer_bytes": kv and parse_bytes(kv, "--kv"),
         "serve.step.tpot_target_s": tpot_target and parse_seconds(tpot_target, "--tpot-target"),
         "serve.roles.auto": auto_roles or None,
+        "serve.mtp": mtp,
         "serve.colocated": colocated or None,
         "serve.transfer": transfer,
         "serve.dtype": dtype,

@@ -19,8 +19,6 @@ def take(state: State, entry: Entry, count: int) -> bool:
 
     The caller refiles the request.
     """
-    if not count:
-        return True
     given = state.pool.allocate(count)
     if given is None:
         return False
@@ -34,13 +32,11 @@ def take(state: State, entry: Entry, count: int) -> bool:
 
 def grow(state: State, entry: Entry) -> None:
     """Give a decoding request its next block, which is free, and note when it needs another."""
-    if not take(state, entry, 1):
+    needs = state.blocks_to_grow(entry)
+    if not take(state, entry, needs):
         raise AssertionError("room was made for this block")
-    state.refile_grown(entry)
-    last = state.ends.step_of(entry.request.id)
-    again = state.step + state.settings.block_tokens
-    if last is not None and again <= last:
-        state.growth.note(entry.request.id, again)
+    state.refile_grown(entry, needs)
+    state.note_growth(entry)
 
 
 def share_hits(state: State, entry: Entry, most_blocks: int) -> None:
@@ -152,8 +148,7 @@ def leave_queues(state: State, entry: Entry) -> None:
     if entry.waits_for is not None:
         state.index.unwait(entry.waits_for, request)
         entry.waits_for = None
-    if entry.sought:
-        withdraw(state, entry, list(entry.sought), looked=False)
+    withdraw(state, entry, list(entry.sought), looked=False)
 
 
 def remove(state: State, entry: Entry) -> None:
@@ -197,8 +192,6 @@ def room_to_start(state: State, entry: Entry) -> bool:
     Hits of waiting requests that come after it yield; running ones yield if their priority is
     lower and that is enough; where nothing runs, whatever holds blocks yields.
     """
-    if state.pool.free >= _blocks_to_start(state, entry):
-        return True
     while state.pool.free < _blocks_to_start(state, entry):
         victim = _last(state, Filed.IDLE)
         if victim is None or victim.order <= entry.order:
@@ -221,8 +214,7 @@ def _blocks_to_start(state: State, entry: Entry) -> int:
     """Blocks for all known tokens of a request, beside those promised to others, and one for each
     request that runs, or it would soon be preempted for one of them to grow.
     """
-    size = state.settings.block_tokens
-    needs = (entry.length + size - 1) // size - len(entry.blocks)
+    needs = state.blocks_to_grow(entry)
     return needs + state.promised + state.decoding + state.starting
 
 

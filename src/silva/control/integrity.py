@@ -80,8 +80,10 @@ def _check_entry(state: State, entry: Entry) -> None:
     if entry.stage is Stage.DECODING:
         known = state.length_of(entry)
         covered = len(entry.blocks) * size
-        # A block for the position of the next step is due in that step at the latest.
-        assert covered >= known - 1 and covered <= known - 1 + size
+        # A block for the positions of the next step is due in that step at the latest.
+        assert known - 1 <= covered <= known - 1 + settings.drafts + size
+        grows = state.growth.step_of(entry.request.id)
+        assert state.blocks_to_grow(entry) <= 0 or grows == state.step
     elif entry.stage in (Stage.WAITING, Stage.PARKED, Stage.STARTED, Stage.LOOKING):
         if entry.request.id not in state.flight:
             assert len(entry.blocks) == settings.blocks_for(entry.computed)

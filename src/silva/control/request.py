@@ -8,7 +8,7 @@ their own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 FinishReason = Literal["stop", "length"]
 """stop: an end token or, above the engine, a stop text. length: `max_tokens` or the context."""
@@ -61,7 +61,8 @@ class Request:
     """Counts the take-overs; messages of an older attempt are refused."""
 
 
-class Chunk(NamedTuple):
+@dataclass(frozen=True)
+class Chunk:
     """Positions [start, stop) of a request's tokens that one step computes."""
 
     request: str
@@ -71,7 +72,8 @@ class Chunk(NamedTuple):
     """Whether the last position's logits choose a token."""
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """What one step does. Requests that merely go on decoding are not listed: a step's plan is the
     difference to the one before, so that its cost is that of what changed.
     """
@@ -89,7 +91,7 @@ class Plan(NamedTuple):
     decoding: int = 0
     """Requests that decode in this step."""
     tokens: int = 0
-    """Positions computed in this step, decoding ones among them."""
+    """Positions computed in this step, decoding ones among them, drafts not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +114,18 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The token that one request was given in one step."""
+    """What one request was given in one step: one token, and one more for each right draft."""
 
     request: str
-    token: int
-    logprob: TokenLogprob | None = None
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One a token where they were asked for."""
+    draft: int | None = None
+    """A guess of the token that comes next, where the request does not decode yet."""
 
 
-class StepResult(NamedTuple):
+@dataclass(frozen=True)
+class StepResult:
     """What the runner hands back. Only what ends or fails has to be listed for the scheduler; the
     sampled tokens go past it, to whoever asked.
     """
@@ -128,6 +134,8 @@ class StepResult(NamedTuple):
     seconds: float
     finished: tuple[tuple[str, FinishReason], ...] = ()
     """Requests whose sampled token ended them: an end token. Lengths the scheduler knows itself."""
+    more: tuple[tuple[str, int], ...] = ()
+    """Decoding requests that were given more than one token, and how many more: their right drafts."""
 
 
 @dataclass(frozen=True)

@@ -27,19 +27,19 @@ The cost of a step is that of the requests that change in it, however many go on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from silva.control import holdings
 from silva.control.handover import new_entry
 from silva.control.request import Chunk, FinishReason, Plan, Request, StepResult, StoredBlock
 from silva.control.slo import StepTime
 from silva.control.state import Entry, Stage, State
-from silva.control.step import StepBuilder, only_decoding
+from silva.control.step import StepBuilder
 
 
-class Ended(NamedTuple):
+@dataclass(frozen=True)
+class Ended:
     """A request that is over. Its blocks are free and its id may be used again."""
 
     request: str
@@ -112,11 +112,7 @@ def schedule(state: State, now_s: float, step_time: StepTime) -> Plan:
     """
     if state.plan is not None:
         raise RuntimeError(f"step {state.plan.step} is in flight: update comes before schedule")
-    queued = state.joining or state.started or state.waiting
-    if queued or state.growth.first() == state.step:
-        plan = StepBuilder(state, now_s, step_time).build()
-    else:
-        plan = only_decoding(state)
+    plan = StepBuilder(state, now_s, step_time).build()
     if plan.tokens:
         state.plan = plan
     return plan
@@ -136,12 +132,15 @@ def update(state: State, result: StepResult) -> Update:
         entry = state.entries.get(request)
         if entry is None or not _samples(state, entry):
             raise ValueError(f"{request} was given no token in step {result.step}")
+    for request, tokens in result.more:
+        if not _may_have(state, request, tokens):
+            raise ValueError(f"{request} cannot have {tokens} more in step {result.step}")
     out, flight = Update(), state.flight
-    state.plan = None
-    if flight:
-        state.flight = {}
-        for request, chunk in flight.items():
-            _take_in(state, state.entries[request], chunk, reasons.get(request), out)
+    state.plan, state.flight = None, {}
+    for request, chunk in flight.items():
+        _take_in(state, state.entries[request], chunk, reasons.get(request), out)
+    for request, tokens in result.more:
+        state.hurry(state.entries[request], tokens)
     for request, reason in reasons.items():
         if request not in flight:
             _end(state, state.entries[request], reason, out)
@@ -153,9 +152,15 @@ def update(state: State, result: StepResult) -> Update:
     return out
 
 
-def ending(state: State) -> tuple[str, ...]:
-    """Requests that will have reached their length with the step in flight."""
-    return state.ends.due(state.step) if state.plan is not None else ()
+def ending(state: State, more: Iterable[tuple[str, int]] = ()) -> tuple[str, ...]:
+    """Requests that will have reached their length with the step in flight.
+
+    `more`: see `StepResult.more`.
+    """
+    if state.plan is None:
+        return ()
+    sooner = (r for r, tokens in more if state.ends.step_of(r) == state.step + tokens)
+    return (*state.ends.due(state.step), *sooner)
 
 
 def learn(state: State, request: str, keys: Sequence[bytes]) -> tuple[StoredBlock, ...]:
@@ -205,26 +210,17 @@ def unpin(state: State, blocks: Sequence[int]) -> None:
     state.stuck = False
 
 
-def settle(state: State) -> None:
-    """Whoever joins with the next step joins now, so that it can be quiet.
-
-    For simulators: no plan tells of them. Nothing while a step is in flight, or while there is more
-    to schedule than that.
-    """
-    if state.joining and state.plan is None and not _to_serve(state):
-        for request in state.joining:
-            state.join(state.entries[request])
-        state.joining.clear()
-
-
 def quiet_steps(state: State) -> int:
     """For how many steps from now on the same requests decode and nothing else happens.
 
     The last of them may be the last of a request. 0 when the next step must be scheduled: someone
-    joins, a prompt is computed, or blocks run out. Arrivals, transfers and a changed `StepTime` are
-    not foreseen: whoever advances stops before them.
+    joins, a prompt is computed, or blocks run out, and always where there are drafts. Arrivals,
+    transfers and a changed `StepTime` are not foreseen: whoever advances stops before them.
     """
-    if state.plan is not None or state.joining or _to_serve(state):
+    queued = state.started or state.waiting
+    if state.plan is not None or state.joining or (queued and not state.stuck):
+        return 0
+    if state.settings.drafts:
         return 0
     last = state.ends.first()
     if last is None:
@@ -256,10 +252,6 @@ def advance(state: State, steps: int) -> Update:
     out = Update()
     _end_of_step(state, out)
     return out
-
-
-def _to_serve(state: State) -> bool:
-    return not state.stuck and bool(state.started or state.waiting)
 
 
 def _end_of_step(state: State, out: Update) -> None:
@@ -316,6 +308,15 @@ def _end(state: State, entry: Entry, reason: FinishReason, out: Update) -> None:
 
 def _in_step(state: State, entry: Entry) -> bool:
     return entry.stage is Stage.DECODING or entry.request.id in state.flight
+
+
+def _may_have(state: State, request: str, tokens: int) -> bool:
+    """Whether the step in flight can have given a request so many tokens more than one."""
+    entry = state.entries.get(request)
+    if entry is None or entry.stage is not Stage.DECODING:
+        return False
+    fits = state.length_of(entry) + 1 + tokens <= entry.limit
+    return fits and 0 < tokens <= state.settings.drafts
 
 
 def _samples(state: State, entry: Entry) -> bool:

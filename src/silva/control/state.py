@@ -34,6 +34,8 @@ class Settings:
     """Most requests that are decoding or computing their prompt."""
     target_s: float | None = None
     """Time between tokens (TPOT) to hold; None: as many as `max_running`."""
+    drafts: int = 0
+    """Guessed tokens that a step may compute for each decoding request, beside its own one."""
 
     def __post_init__(self) -> None:
         for name in ("blocks", "context_tokens", "block_tokens", "step_tokens", "max_running"):
@@ -41,7 +43,9 @@ class Settings:
                 raise ConfigError(f"{getattr(self, name)} is less than 1", where=name)
         if self.target_s is not None and not self.target_s > 0:
             raise ConfigError(f"{self.target_s} is not positive", where="target_s")
-        if self.max_running > self.step_tokens:
+        if self.drafts < 0:
+            raise ConfigError(f"{self.drafts} is less than 0", where="drafts")
+        if self.max_running * (1 + self.drafts) > self.step_tokens:
             raise ConfigError(
                 f"{self.max_running} requests cannot all decode in a step of "
                 f"{self.step_tokens} tokens",
@@ -83,16 +87,6 @@ class Filed(Enum):
     IDLE = "hits of a request that waits: any request before it may take them"
     PROMISED = "none yet, but some are promised to it"
     RUNNING = "taken by preemption"
-
-    __hash__ = object.__hash__  # an enumeration's own is written in Python
-
-
-_SAFE, _IDLE, _PROMISED, _RUNNING = Filed
-_DECODING, _HELD = Stage.DECODING, Stage.HELD
-_OUTSIDE = (Stage.FILLING, Stage.RESERVED, Stage.HELD)
-"""Blocks of these are read or written by somebody outside. Members of an enumeration have names of
-their own here, since a step looks at them for every request that changes, and they are slow to find.
-"""
 
 
 @dataclass(slots=True, eq=False)
@@ -204,7 +198,7 @@ class State:
 
     def length_of(self, entry: Entry) -> int:
         """Tokens of a request known before the step `self.step`."""
-        if entry.stage is _DECODING:
+        if entry.stage is Stage.DECODING:
             return entry.length + self.step - entry.joined_step
         return entry.length
 
@@ -218,9 +212,7 @@ class State:
 
         `measured.observe(*state.load(), result.seconds)` before `update`.
         """
-        prefill = 0
-        for chunk in self.flight.values():
-            prefill += chunk.stop - chunk.start
+        prefill = sum(chunk.stop - chunk.start for chunk in self.flight.values())
         return Load(self.decoding, self.context_tokens, prefill)
 
     def counts(self) -> Counts:
@@ -264,22 +256,45 @@ class State:
 
     def join(self, entry: Entry) -> None:
         """An admitted request decodes from the step `self.step` on."""
-        size = self.settings.block_tokens
         self._stop_starting(entry)
-        entry.stage = _DECODING
+        entry.stage = Stage.DECODING
         entry.joined_step = self.step
         self.decoding += 1
         self._context_base += entry.length - self.step
-        last = self.step + entry.limit - entry.length - 1
-        self.ends.note(entry.request.id, last)
-        grows = self.step + len(entry.blocks) * size - (entry.length - 1)
-        if grows <= last:
-            self.growth.note(entry.request.id, grows)
+        self.ends.note(entry.request.id, self.step + entry.limit - entry.length - 1)
+        self.note_growth(entry)
         self.refile(entry)
+
+    def note_growth(self, entry: Entry) -> None:
+        """Note when a decoding request needs its next block.
+
+        That is for the position of its token, which comes nearer by one a step, and for those of its
+        drafts. The last token of all has no position, since nothing follows it.
+        """
+        covered = len(entry.blocks) * self.settings.block_tokens
+        if covered < entry.limit - 1:
+            due = self.step + covered - self.length_of(entry) + 1 - self.settings.drafts
+            self.growth.note(entry.request.id, max(due, self.step))
+
+    def blocks_to_grow(self, entry: Entry) -> int:
+        """Blocks that a request lacks for its known tokens and, to decode next, for its drafts."""
+        positions = min(self.length_of(entry) + self.settings.drafts, entry.limit - 1)
+        return self.settings.blocks_for(positions) - len(entry.blocks)
+
+    def hurry(self, entry: Entry, tokens: int) -> None:
+        """A decoding request was given so many tokens more than one in the step `self.step`."""
+        request = entry.request.id
+        entry.length += tokens
+        self._context_base += tokens
+        last, grows = self.ends.step_of(request), self.growth.step_of(request)
+        if last is not None:
+            self.ends.note(request, last - tokens)
+        if grows is not None:
+            self.growth.note(request, max(grows - tokens, self.step + 1))
 
     def dismiss(self, entry: Entry) -> None:
         """Count a request as neither running nor coming; it keeps its blocks."""
-        if entry.stage is _DECODING:
+        if entry.stage is Stage.DECODING:
             self.decoding -= 1
             self._context_base -= entry.length - entry.joined_step
             entry.length = self.length_of(entry)
@@ -290,7 +305,7 @@ class State:
         if entry.admitted:
             self.running -= 1
             entry.admitted = False
-        if entry.stage is _HELD:
+        if entry.stage is Stage.HELD:
             self.held -= 1
         self.uncome(entry)
 
@@ -309,31 +324,28 @@ class State:
 
     def promise(self, entry: Entry) -> None:
         """Renew the count of blocks that an admitted request will still need for its tokens."""
-        size = self.settings.block_tokens
-        needs = max(0, (entry.length + size - 1) // size - len(entry.blocks))
+        needs = max(0, self.settings.blocks_for(entry.length) - len(entry.blocks))
         self.promised += needs - entry.promised
         entry.promised = needs
 
     def refile(self, entry: Entry) -> None:
         """Count the entry's blocks as what they are now; after every change of them or of stage."""
         kind, (before, counted) = self._kind(entry), entry.filed
-        takes = kind is _RUNNING or kind is _PROMISED
+        takes = kind is Filed.RUNNING or kind is Filed.PROMISED
         count = len(entry.blocks) + entry.promised if takes else 0
-        if kind is before and count == counted:
-            return
         if count != counted:
             self._count_running(entry.request.priority, count - counted)
         entry.filed = (kind, count)
         if kind is not before:
-            if before is not _SAFE:
+            if before is not Filed.SAFE:
                 self.holders[before].remove(entry.request.id)
-            if kind is not _SAFE:
+            if kind is not Filed.SAFE:
                 self.holders[kind].push(entry.request.id, entry.order)
 
-    def refile_grown(self, entry: Entry) -> None:
-        """The same for a decoding request that was given one block more: the usual change."""
-        entry.filed = (_RUNNING, entry.filed[1] + 1)
-        self.running_blocks[entry.request.priority] += 1
+    def refile_grown(self, entry: Entry, blocks: int) -> None:
+        """The same for a decoding request that was given blocks: the usual change."""
+        entry.filed = (Filed.RUNNING, entry.filed[1] + blocks)
+        self.running_blocks[entry.request.priority] += blocks
 
     def _count_running(self, priority: int, change: int) -> None:
         total = self.running_blocks.get(priority, 0) + change
@@ -343,11 +355,12 @@ class State:
             del self.running_blocks[priority]
 
     def _kind(self, entry: Entry) -> Filed:
-        if entry.stage in _OUTSIDE or entry.request.id in self.flight:
-            return _SAFE
+        outside = entry.stage in (Stage.FILLING, Stage.RESERVED, Stage.HELD)
+        if outside or entry.request.id in self.flight:
+            return Filed.SAFE
         if not entry.blocks:
-            return _PROMISED if entry.promised else _SAFE
-        return _RUNNING if entry.admitted or entry.coming else _IDLE
+            return Filed.PROMISED if entry.promised else Filed.SAFE
+        return Filed.RUNNING if entry.admitted or entry.coming else Filed.IDLE
 
     def _stop_starting(self, entry: Entry) -> None:
         if not entry.hand_over:

@@ -33,21 +33,6 @@ def has_room(state: State, entry: Entry, step_time: StepTime, *, coming: bool = 
     return step_time.seconds(batch + 1, tokens, 0) <= target_s
 
 
-def only_decoding(state: State) -> Plan:
-    """The plan of a step in which nobody joins, grows, waits or computes a prompt."""
-    plan = Plan(
-        step=state.step,
-        left=tuple(state.left),
-        preempted=tuple(state.preempted),
-        decoding=state.decoding,
-        tokens=state.decoding,
-    )
-    state.stuck = True
-    state.left.clear()
-    state.preempted.clear()
-    return plan
-
-
 class StepBuilder:
     """One step in the making. `build` is called once; the state is changed as it goes."""
 
@@ -101,7 +86,7 @@ class StepBuilder:
             entry = state.entries[request]
             if entry.stage is not Stage.DECODING:
                 continue  # preempted for another one a moment ago
-            if holdings.room_to_grow(state, entry, 1):
+            if holdings.room_to_grow(state, entry, state.blocks_to_grow(entry)):
                 holdings.grow(state, entry)
                 self.changed[request] = entry
             else:
@@ -137,7 +122,8 @@ class StepBuilder:
         joins = entry.sampled and entry.length - entry.computed == 1
         looks = entry.lookup and not entry.looked and key is not None
         if joins:
-            fits = state.decoding + self.used < state.settings.step_tokens
+            each = 1 + state.settings.drafts
+            fits = (state.decoding + 1) * each + self.used <= state.settings.step_tokens
             if not (self._computing and fits):
                 return False
         elif not looks and not (self._computing and self._budget() > 0):
@@ -153,17 +139,13 @@ class StepBuilder:
         elif looks:
             fills.look(state, entry)
         else:
-            # It was the most urgent of all: nobody could be computed in between.
-            entry.stage = Stage.STARTED
-            self._computing = self._compute(entry)
-            if not self._computing:
-                holdings.enqueue(state, entry)
+            holdings.enqueue(state, entry)
         return True
 
     def _join(self, entry: Entry) -> None:
         """A request that lacks the KV of its last token only decodes from this step on."""
         state = self.state
-        needs = state.settings.blocks_for(entry.length) - len(entry.blocks)
+        needs = state.blocks_to_grow(entry)
         if needs and not holdings.take(state, entry, needs):
             raise AssertionError("room was made for these blocks")
         self._stamp(entry)
@@ -201,11 +183,10 @@ class StepBuilder:
         """Positions up to `stop` are computed in this step, and their blocks made."""
         state, size = self.state, self.state.settings.block_tokens
         request = entry.request.id
-        if entry.keys:
-            for place in range(entry.computed // size, min(stop // size, len(entry.keys))):
-                key = entry.keys[place]
-                if state.index.find(key) is None and state.index.maker(key) is None:
-                    state.index.begin(key, request)
+        for place in range(entry.computed // size, min(stop // size, len(entry.keys))):
+            key = entry.keys[place]
+            if state.index.find(key) is None and state.index.maker(key) is None:
+                state.index.begin(key, request)
         state.flight[request] = Chunk(request, entry.computed, stop, stop == entry.length)
         self.used += stop - entry.computed
         self.changed[request] = entry
@@ -214,8 +195,6 @@ class StepBuilder:
 
     def _share(self, entry: Entry) -> bytes | None:
         """Take all hits there are; the key of the block that it would have to compute next."""
-        if not entry.keys:
-            return None
         most = holdings.reusable_blocks(self.state, entry)
         holdings.share_hits(self.state, entry, most)
         return holdings.next_key(self.state, entry)
@@ -232,7 +211,7 @@ class StepBuilder:
         """Positions of prompts that the step can still take."""
         settings, decoding = self.state.settings, self.state.decoding
         if self._cap is None or self._cap[0] != decoding:
-            most = settings.step_tokens - decoding
+            most = settings.step_tokens - decoding * (1 + settings.drafts)
             if settings.target_s is not None and decoding:
                 context = self.state.context_tokens
                 most = largest_chunk(self.step_time, settings.target_s, decoding, context, most)

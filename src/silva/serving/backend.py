@@ -100,6 +100,10 @@ class PeerStatus:
     """Of them, in the model."""
     preempted: int = 0
     """Requests that gave their blocks to others and were computed again."""
+    drafted: int = 0
+    """Guessed tokens that were computed."""
+    accepted: int = 0
+    """Of them, the right ones."""
 
 
 @dataclass(frozen=True)

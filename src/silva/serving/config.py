@@ -74,6 +74,9 @@ class ServeConfig:
     colocated: bool = setting(False, help="one process for prefill and decode, no peers")
     transfer: str = setting("shm", help="how blocks move", choices=("shm", "tcp"))
     dtype: str = setting("float32", help="arithmetic", choices=("float32", "bfloat16"))
+    mtp: bool = setting(
+        True, help="draft tokens, where a model brings a module for multi-token prediction"
+    )
     threads: int = setting(
         0, help="threads of a computing peer; 0: share the cores", low=0, high=256
     )

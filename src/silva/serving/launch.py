@@ -112,13 +112,10 @@ def make_backend(config: LaunchConfig, model: Path) -> Front | Colocated:
 
 def context_tokens(config: ServeConfig, model: LanguageConfig) -> int:
     """The longest prompt and answer together: what the model was made for and a peer can hold."""
-    import torch
+    from silva.serving.make_engine import block_shape
 
-    from silva.serving.engine.kv import KVShape
-
-    size = config.kv.block_tokens
-    shape = KVShape.of(model, size, getattr(torch, config.dtype))
-    return min(model.context, shape.blocks_in(config.kv.peer_bytes) * size)
+    blocks = block_shape(config, model).blocks_in(config.kv.peer_bytes)
+    return min(model.context, blocks * config.kv.block_tokens)
 
 
 def _parsed(texts: Sequence[str], where: str) -> list[ApiKey]:

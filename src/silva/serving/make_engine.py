@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from silva.control.state import Settings
+from silva.models.language import LanguageConfig
 from silva.models.language_loader import load_language_model
 from silva.models.tokenizer import TOKENIZER
 from silva.serving.config import ServeConfig
@@ -34,27 +35,40 @@ def make_engine(
     if threads:
         torch.set_num_threads(threads)
     loaded = load_language_model(model, dtype=getattr(torch, config.dtype))
-    shape = KVShape.of(loaded.config, config.kv.block_tokens, loaded.dtype)
+    shape = block_shape(config, loaded.config)
     blocks = shape.blocks_in(config.kv.peer_bytes)
     buffer = memory(blocks * shape.block_bytes) if memory is not None else None
     tokenizer = (model / TOKENIZER).read_text("utf-8")
     return Engine(
         loaded,
         KVMemory(shape, blocks, buffer),
-        settings_for(config, blocks, loaded.config.context),
+        settings_for(config, blocks, loaded.config.context, drafts=_drafts(config, loaded.config)),
         listener,
         grammars=Grammars(tokenizer, loaded.config.vocab_size, loaded.config.eos_ids),
         threads=threads or torch.get_num_threads(),
     )
 
 
-def settings_for(config: ServeConfig, blocks: int, context_tokens: int) -> Settings:
+def block_shape(config: ServeConfig, model: LanguageConfig) -> KVShape:
+    """What a block of this model's holds, as it is served."""
+    dtype = getattr(torch, config.dtype)
+    return KVShape.of(model, config.kv.block_tokens, dtype, drafts=_drafts(config, model))
+
+
+def settings_for(
+    config: ServeConfig, blocks: int, context_tokens: int, *, drafts: int = 0
+) -> Settings:
     """The scheduler's limits; a request longer than the pool could never end."""
     return Settings(
         blocks=blocks,
         context_tokens=min(context_tokens, blocks * config.kv.block_tokens),
         block_tokens=config.kv.block_tokens,
-        step_tokens=max(config.step.chunk_tokens, config.step.most_running),
+        step_tokens=max(config.step.chunk_tokens, config.step.most_running * (1 + drafts)),
         max_running=config.step.most_running,
         target_s=config.step.tpot_target_s or None,
+        drafts=drafts,
     )
+
+
+def _drafts(config: ServeConfig, model: LanguageConfig) -> int:
+    return min(1, model.drafts) if config.mtp else 0

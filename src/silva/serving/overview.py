@@ -36,7 +36,8 @@ def _roles(peers: Iterable[PeerStatus]) -> list[str]:
 def spent(counters: Mapping[str, float]) -> dict[str, Any]:
     """What a peer tells of its steps, as `PeerStatus` has it."""
     known = {name: counters.get(name, 0.0) for name in SPENT}
-    return known | {name: int(known[name]) for name in ("steps", "preempted")}
+    counts = ("steps", "preempted", "drafted", "accepted")
+    return known | {name: int(known[name]) for name in counts}
 
 
 def _peer(peer: Peer) -> PeerStatus:

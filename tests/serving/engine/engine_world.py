@@ -84,7 +84,8 @@ class World(Listener):
         threads: int = 1,
         **settings: Any,
     ) -> None:
-        shape = KVShape.of(model.config, BLOCK, model.dtype)
+        drafts = settings.get("drafts", 0)
+        shape = KVShape.of(model.config, BLOCK, model.dtype, drafts=drafts)
         chosen = {"blocks": blocks, "block_tokens": BLOCK, "context_tokens": CONTEXT}
         self.now_s = 0.0
         self.engine = Engine(
@@ -204,8 +205,7 @@ def hand_over(
         copy_blocks(
             prefill.engine, handed.blocks[given.ready :], decode.engine, given.blocks[given.ready :]
         )
-        assert decode.engine.commit(request, handed.sampled.token)
+        assert decode.engine.commit(request, handed.sampled.tokens[0], handed.sampled.draft)
         assert prefill.engine.release(name)
-        decode.tokens[name] = [handed.sampled.token]
-        if handed.sampled.logprob is not None:
-            decode.logprobs[name] = [handed.sampled.logprob]
+        decode.tokens[name] = [*handed.sampled.tokens]
+        decode.logprobs[name] = [*handed.sampled.logprobs]

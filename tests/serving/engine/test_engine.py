@@ -105,11 +105,10 @@ def test_hand_over_from_a_prefill_engine_to_a_decode_engine(
             prefill.engine, handed.blocks[given.ready :], decode.engine, given.blocks[given.ready :]
         )
         assert prefill.engine.counts().held == 1
-        assert decode.engine.commit(request, handed.sampled.token)
+        assert decode.engine.commit(request, handed.sampled.tokens[0])
         assert prefill.engine.release(name)
-        decode.tokens[name] = [handed.sampled.token]
-        if handed.sampled.logprob is not None:
-            decode.logprobs[name] = [handed.sampled.logprob]
+        decode.tokens[name] = [*handed.sampled.tokens]
+        decode.logprobs[name] = [*handed.sampled.logprobs]
     prefill.run()
     decode.run()
     assert decode.tokens == said
@@ -128,7 +127,7 @@ def test_a_prompt_that_ends_at_once_is_handed_with_its_end(model: LanguageModel,
         world.engine.add(Request(name, prompt, kind), hand_over=True)
     world.run()
     assert {h.sampled.request: h.finish for h in world.hand} == {"length": "length", "stop": "stop"}
-    assert {h.sampled.token for h in world.hand} == {said["r16-0"][0]}
+    assert {h.sampled.tokens[0] for h in world.hand} == {said["r16-0"][0]}
     assert all(h.blocks == () for h in world.hand)
     assert not world.engine.release("length")
 
@@ -338,7 +337,7 @@ def test_what_cannot_be_served_is_refused_and_forgotten(model: LanguageModel) ->
 
 
 def test_settings_of_another_memory_are_refused(model: LanguageModel) -> None:
-    memory = KVMemory(KVShape.of(model, 4), 10)
+    memory = KVMemory(KVShape.of(model.config, 4, model.dtype), 10)
     for blocks, size in ((11, 4), (10, 8)):
         settings = Settings(blocks, 20, size)
         with pytest.raises(ValueError, match="another memory"):

@@ -20,6 +20,8 @@ def test_the_time_between_busy_steps_belongs_to_the_first_of_them() -> None:
         "execute_s": 2.0,
         "model_s": 1.5,
         "preempted": 0,
+        "drafted": 0,
+        "accepted": 0,
     }
 
 

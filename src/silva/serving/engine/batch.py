@@ -24,6 +24,10 @@ class Batch:
         """[slots] the last token of those that decode, whose KV is not computed yet."""
         self.positions = np.zeros(slots, np.int64)
         """[slots] the position of that token."""
+        self.drafts = np.full(slots, -1, np.int64)
+        """[slots] a guess of the token after it, -1 for none."""
+        self.limits = np.zeros(slots, np.int64)
+        """[slots] the length at which the request ends."""
         self._held = np.zeros(slots, np.int64)
         self._free = list(range(slots - 1, -1, -1))
         self._slots: dict[str, int] = {}
@@ -69,12 +73,15 @@ class Batch:
         self.table[slot, start:stop] = blocks
         self._held[slot] = stop
 
-    def join(self, request: str, token: int, position: int) -> None:
+    def join(
+        self, request: str, token: int, position: int, *, limit: int = 0, draft: int = -1
+    ) -> None:
         """A request with a slot decodes from now on, this token first."""
         slot = self._slots[request]
         if request in self._row_of:
             raise KeyError(request)
         self.tokens[slot], self.positions[slot] = token, position
+        self.drafts[slot], self.limits[slot] = draft, limit
         row = self._row_of[request] = len(self._names)
         self._names.append(request)
         self._rows[row] = slot
@@ -100,6 +107,6 @@ class Batch:
         before = len(self.tokens)
         self._free.extend(range(2 * before - 1, before - 1, -1))
         self.table = np.concatenate([self.table, np.full_like(self.table, -1)])
-        for name in ("tokens", "positions", "_held", "_rows"):
+        for name in ("tokens", "positions", "drafts", "limits", "_held", "_rows"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros_like(array)]))

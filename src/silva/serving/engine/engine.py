@@ -144,8 +144,18 @@ class Engine:
         self.state = State(settings)
         self.step_time = step_time or MeasuredStepTime()
         numerics = str(model.dtype).removeprefix("torch.")
+        if settings.drafts:  # their layer is in the blocks too
+            numerics += f" drafts={settings.drafts}"
         self.identity = CacheIdentity(model.digest, numerics, shape.block_tokens)
-        self.runner = Runner(model, memory, clock, threads=threads, backend=backend)
+        self.runner = Runner(
+            model,
+            memory,
+            clock,
+            context_tokens=settings.context_tokens,
+            drafts=settings.drafts,
+            threads=threads,
+            backend=backend,
+        )
         self.spent = Spent()
         self._vocab_size = model.config.vocab_size
         self._clock = clock
@@ -177,15 +187,16 @@ class Engine:
         self._check(request)
         return handover.reserve(self.state, request, self.identity.keys(request), self.step_time)
 
-    def commit(self, request: Request, token: int) -> bool:
+    def commit(self, request: Request, token: int, draft: int | None = None) -> bool:
         """The blocks of a reservation hold the KV of prompt and emitted tokens, `token` comes next.
 
+        `draft` is what the prefill peer guesses that follows it.
         The first output is that of the token after it. False when the request was cancelled
         meanwhile; its blocks are free then. Raises GrammarError; the reservation stays then, to be
         abandoned.
         """
         known = replace(request, emitted=(*request.emitted, token))
-        self._know(known, hand_over=False)
+        self._know(known, hand_over=False, draft=-1 if draft is None else draft)
         if handover.commit(self.state, request.id):
             return True
         self._forget(request.id)
@@ -240,10 +251,12 @@ class Engine:
             return bool(plan.left)
         self._failed_steps = 0
         self.spent.computed(now_s, executed.result.seconds, self.runner.model_s)
+        self.spent.drafted += executed.drafted
+        self.spent.accepted += sum(count for _, count in executed.result.more)
         self.step_time.observe(*self.state.load(), executed.result.seconds)
         lose(self.state, executed.failed)
         finished = (request for request, _ in executed.result.finished)
-        over = dict.fromkeys((*scheduler.ending(self.state), *finished))
+        over = dict.fromkeys((*scheduler.ending(self.state, executed.result.more), *finished))
         learned = [b for r in over if r not in executed.failed for b in self._learn(r)]
         update = scheduler.update(self.state, executed.result)
         self._tell(plan, executed, update, now_s)
@@ -261,13 +274,13 @@ class Engine:
         if sampling.grammar and self.grammars is None:
             raise ServingError(f"request {request.id}: this server follows no grammars")
 
-    def _know(self, request: Request, hand_over: bool) -> None:
+    def _know(self, request: Request, hand_over: bool, draft: int = -1) -> None:
         sampling, matcher = request.sampling, None
         if request.id in self._tracked:
             raise ValueError(f"request {request.id} is here already")
         if sampling.grammar and self.grammars is not None:
             matcher = self.grammars.matcher(sampling.grammar, request.emitted)
-        self.runner.add(request, matcher)
+        self.runner.add(request, matcher, draft)
         root = self.identity.root(request.path_digest, request.namespace)
         phases = Phases(arrival_s=request.arrival_s)
         self._tracked[request.id] = Tracked(request, root, hand_over, phases)
@@ -361,8 +374,8 @@ class Engine:
 def _output(tracked: Tracked, sampled: Sampled, over: Ended | None) -> Output:
     return Output(
         sampled.request,
-        (sampled.token,),
-        () if sampled.logprob is None else (sampled.logprob,),
+        sampled.tokens,
+        sampled.logprobs,
         None if over is None else over.reason,
         tracked.cached_tokens,
         tracked.phases,

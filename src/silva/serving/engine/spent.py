@@ -20,6 +20,10 @@ class Spent:
     """Of that, in the model."""
     preempted: int = 0
     """Requests that gave their blocks to others and were computed again."""
+    drafted: int = 0
+    """Guessed tokens that were computed."""
+    accepted: int = 0
+    """Of those, the right ones: each saved its request a step."""
     _since_s: float | None = field(default=None, repr=False)
 
     def turn(self, now_s: float) -> None:
@@ -40,4 +44,4 @@ class Spent:
         return {name: getattr(self, name) for name in NAMES}
 
 
-NAMES = ("steps", "step_s", "execute_s", "model_s", "preempted")
+NAMES = ("steps", "step_s", "execute_s", "model_s", "preempted", "drafted", "accepted")

@@ -257,7 +257,13 @@ class Hub:
             flight.state = "handover"
             self._send(
                 flight.decode,
-                HandOver(message.request, message.attempt, message.token, message.pieces),
+                HandOver(
+                    message.request,
+                    message.attempt,
+                    token=message.token,
+                    pieces=message.pieces,
+                    draft=message.draft,
+                ),
             )
         else:
             flight.note(finished_s=self._clock())

@@ -79,13 +79,13 @@ class DecodePeer(ComputingPeer):
         arrival.reading = True
         pieces = hand_over.pieces[given.ready : len(given.blocks)]
         targets = [self.memory.block(block) for block in given.blocks[given.ready :]]
-        then = partial(self._fetched, arrival, hand_over.token)
+        then = partial(self._fetched, arrival, hand_over)
         if len(pieces) == len(targets):
             self.cache.read(pieces, targets, then)
         else:
             then([False])
 
-    def _fetched(self, arrival: _Arrival, token: int, right: Sequence[bool]) -> None:
+    def _fetched(self, arrival: _Arrival, given: HandOver, right: Sequence[bool]) -> None:
         inside = arrival.request.id
         self._arrivals.pop(inside, None)
         if not all(right):
@@ -94,7 +94,7 @@ class DecodePeer(ComputingPeer):
             self.give_back(inside, OSError("the blocks are not those that were handed over"))
             return
         try:
-            joined = self.engine.commit(arrival.request, token)
+            joined = self.engine.commit(arrival.request, given.token, given.draft)
         except ServingError as error:
             self.engine.abandon(inside)
             self.give_back(inside, error)

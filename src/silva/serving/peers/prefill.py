@@ -67,13 +67,14 @@ class PrefillPeer(ComputingPeer):
             Prefilled(
                 request.id,
                 request.attempt,
-                token=handed.sampled.token,
-                logprob=handed.sampled.logprob,
+                token=handed.sampled.tokens[0],
+                logprob=next(iter(handed.sampled.logprobs), None),
                 pieces=tuple(map(self._piece, handed.blocks)),
                 cached_tokens=handed.cached_tokens,
                 started_s=handed.phases.prefill_start_s or now,
                 done_s=now,
                 finish=handed.finish,
+                draft=handed.sampled.draft,
             )
         )
         if handed.finish is not None:

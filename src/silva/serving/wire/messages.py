@@ -67,6 +67,8 @@ class Prefilled(About, frozen=True):
     done_s: float
     finish: FinishReason | None = None
     """Where the first token is the last: no decode peer is needed."""
+    draft: int | None = None
+    """What a draft module guesses that follows the first token."""
 
 
 class HandOver(About, frozen=True):
@@ -74,6 +76,8 @@ class HandOver(About, frozen=True):
 
     token: int
     pieces: tuple[Piece, ...]
+    draft: int | None = None
+    """See `Prefilled`."""
 
 
 class Joined(About, frozen=True):
