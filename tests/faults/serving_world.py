@@ -7,11 +7,13 @@ import json
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -72,6 +74,13 @@ def settings(cache_folder: Path, **changes: object) -> ServeConfig:
         },
     }
     return build(ServeConfig, {**tree, **changes}, "test")
+
+
+def run(scene: Coroutine[Any, Any, None], within_s: float = 240.0) -> None:
+    """Play a scene; afterwards no process of it is left."""
+    asyncio.run(asyncio.wait_for(scene, within_s))
+    left = [p for p in psutil.Process().children(recursive=True) if "peer" in p.name()]
+    assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
 
 
 @asynccontextmanager

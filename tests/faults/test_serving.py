@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import Coroutine
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from serving_world import (
     answer,
     answers,
     kill,
+    peer_of,
     prompts,
     request_of,
+    run,
     save_model,
     server,
     settings,
@@ -25,8 +27,11 @@ from serving_world import (
     with_pools,
 )
 
+from silva.serving.wire.messages import Tokens
+
 ROLES = ("prefill", "decode", "cache")
 KILLS = 5
+STOPPED_S = 10.0
 REQUESTS = 200
 PROMPTS = prompts(20)
 
@@ -34,13 +39,6 @@ PROMPTS = prompts(20)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model"))
-
-
-def run(scene: Coroutine[Any, Any, None], within_s: float = 240.0) -> None:
-    """Play a scene; afterwards no process of it is left."""
-    asyncio.run(asyncio.wait_for(scene, within_s))
-    left = [p for p in psutil.Process().children(recursive=True) if "peer" in p.name()]
-    assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_every_role_is_killed_again_and_again_and_nothing_is_lost(
@@ -82,19 +80,37 @@ def test_a_stopped_peer_is_not_waited_for_and_its_late_words_are_refused(
     model: Path, tmp_path: Path
 ) -> None:
     async def scene() -> None:
-        config = with_pools(settings(tmp_path / "kv"), decode=2, prefill=2)
+        config = with_pools(settings(tmp_path / "kv"), decode=2, prefill=2, cache=2)
         async with server(config, model) as front:
             calm = await answers(front, PROMPTS[:8], tokens=100)
+            deliver, late = front.hub.receive, []
+            victim = peer_of(front, "decode")
+            assert victim is not None
+
+            def on_a_slow_wire(name: str, message: Any) -> None:
+                if name == victim.name and isinstance(message, Tokens):
+                    late.append(message)
+                else:
+                    deliver(name, message)
+
+            front.hub.receive = on_a_slow_wire  # type: ignore[method-assign]
             asked = [
                 asyncio.create_task(answer(front, request_of(f"a{n}", prompt, 100)))
                 for n, prompt in enumerate(PROMPTS[:8])
             ]
-            await asyncio.sleep(0.1)
-            stopped = [await kill(front, role, signal.SIGSTOP) for role in ("decode", "prefill")]
-            heard = await asyncio.gather(*asked)
+            while not late:
+                await asyncio.sleep(0.01)
+            stopped = [await kill(front, role, signal.SIGSTOP) for role in ROLES]
+            again_s = time.monotonic() + STOPPED_S
+            assert await asyncio.gather(*asked) == calm
+            await asyncio.sleep(again_s - time.monotonic())
+            refused = front.status().counters["refused_late"]
+            front.hub.receive = deliver  # type: ignore[method-assign]
+            for message in late:
+                deliver(victim.name, message)
+            assert front.status().counters["refused_late"] >= refused + len(late)
             for pid in stopped:
                 psutil.Process(pid).send_signal(signal.SIGCONT)
-            assert heard == calm
             await all_ready(front)
             await settled(front)
             assert await answers(front, PROMPTS[:8], tokens=100) == calm
