@@ -19,6 +19,8 @@ def take(state: State, entry: Entry, count: int) -> bool:
 
     The caller refiles the request.
     """
+    if not count:
+        return True
     given = state.pool.allocate(count)
     if given is None:
         return False
@@ -148,7 +150,8 @@ def leave_queues(state: State, entry: Entry) -> None:
     if entry.waits_for is not None:
         state.index.unwait(entry.waits_for, request)
         entry.waits_for = None
-    withdraw(state, entry, list(entry.sought), looked=False)
+    if entry.sought:
+        withdraw(state, entry, list(entry.sought), looked=False)
 
 
 def remove(state: State, entry: Entry) -> None:
@@ -192,6 +195,8 @@ def room_to_start(state: State, entry: Entry) -> bool:
     Hits of waiting requests that come after it yield; running ones yield if their priority is
     lower and that is enough; where nothing runs, whatever holds blocks yields.
     """
+    if state.pool.free >= _blocks_to_start(state, entry):
+        return True
     while state.pool.free < _blocks_to_start(state, entry):
         victim = _last(state, Filed.IDLE)
         if victim is None or victim.order <= entry.order:

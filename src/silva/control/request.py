@@ -8,7 +8,7 @@ their own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 FinishReason = Literal["stop", "length"]
 """stop: an end token or, above the engine, a stop text. length: `max_tokens` or the context."""
@@ -61,8 +61,7 @@ class Request:
     """Counts the take-overs; messages of an older attempt are refused."""
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Positions [start, stop) of a request's tokens that one step computes."""
 
     request: str
@@ -72,8 +71,7 @@ class Chunk:
     """Whether the last position's logits choose a token."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What one step does. Requests that merely go on decoding are not listed: a step's plan is the
     difference to the one before, so that its cost is that of what changed.
     """
@@ -124,8 +122,7 @@ class Sampled:
     """A guess of the token that comes next, where the request does not decode yet."""
 
 
-@dataclass(frozen=True)
-class StepResult:
+class StepResult(NamedTuple):
     """What the runner hands back. Only what ends or fails has to be listed for the scheduler; the
     sampled tokens go past it, to whoever asked.
     """

@@ -29,17 +29,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from silva.control import holdings
 from silva.control.handover import new_entry
 from silva.control.request import Chunk, FinishReason, Plan, Request, StepResult, StoredBlock
 from silva.control.slo import StepTime
 from silva.control.state import Entry, Stage, State
-from silva.control.step import StepBuilder
+from silva.control.step import StepBuilder, only_decoding
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """A request that is over. Its blocks are free and its id may be used again."""
 
     request: str
@@ -112,7 +112,11 @@ def schedule(state: State, now_s: float, step_time: StepTime) -> Plan:
     """
     if state.plan is not None:
         raise RuntimeError(f"step {state.plan.step} is in flight: update comes before schedule")
-    plan = StepBuilder(state, now_s, step_time).build()
+    queued = state.joining or state.started or state.waiting
+    if queued or state.growth.first() == state.step:
+        plan = StepBuilder(state, now_s, step_time).build()
+    else:
+        plan = only_decoding(state)
     if plan.tokens:
         state.plan = plan
     return plan
@@ -136,9 +140,11 @@ def update(state: State, result: StepResult) -> Update:
         if not _may_have(state, request, tokens):
             raise ValueError(f"{request} cannot have {tokens} more in step {result.step}")
     out, flight = Update(), state.flight
-    state.plan, state.flight = None, {}
-    for request, chunk in flight.items():
-        _take_in(state, state.entries[request], chunk, reasons.get(request), out)
+    state.plan = None
+    if flight:
+        state.flight = {}
+        for request, chunk in flight.items():
+            _take_in(state, state.entries[request], chunk, reasons.get(request), out)
     for request, tokens in result.more:
         state.hurry(state.entries[request], tokens)
     for request, reason in reasons.items():
@@ -210,6 +216,18 @@ def unpin(state: State, blocks: Sequence[int]) -> None:
     state.stuck = False
 
 
+def settle(state: State) -> None:
+    """Whoever joins with the next step joins now, so that it can be quiet.
+
+    For simulators: no plan tells of them. Nothing while a step is in flight, or while there is more
+    to schedule than that.
+    """
+    if state.joining and state.plan is None and not _to_serve(state):
+        for request in state.joining:
+            state.join(state.entries[request])
+        state.joining.clear()
+
+
 def quiet_steps(state: State) -> int:
     """For how many steps from now on the same requests decode and nothing else happens.
 
@@ -217,10 +235,7 @@ def quiet_steps(state: State) -> int:
     joins, a prompt is computed, or blocks run out, and always where there are drafts. Arrivals,
     transfers and a changed `StepTime` are not foreseen: whoever advances stops before them.
     """
-    queued = state.started or state.waiting
-    if state.plan is not None or state.joining or (queued and not state.stuck):
-        return 0
-    if state.settings.drafts:
+    if state.plan is not None or state.joining or _to_serve(state) or state.settings.drafts:
         return 0
     last = state.ends.first()
     if last is None:
@@ -252,6 +267,10 @@ def advance(state: State, steps: int) -> Update:
     out = Update()
     _end_of_step(state, out)
     return out
+
+
+def _to_serve(state: State) -> bool:
+    return not state.stuck and bool(state.started or state.waiting)
 
 
 def _end_of_step(state: State, out: Update) -> None:

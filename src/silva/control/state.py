@@ -88,6 +88,16 @@ class Filed(Enum):
     PROMISED = "none yet, but some are promised to it"
     RUNNING = "taken by preemption"
 
+    __hash__ = object.__hash__  # an enumeration's own is written in Python
+
+
+_SAFE, _IDLE, _PROMISED, _RUNNING = Filed
+_DECODING, _HELD = Stage.DECODING, Stage.HELD
+_OUTSIDE = (Stage.FILLING, Stage.RESERVED, Stage.HELD)
+"""Blocks of these are read or written by somebody outside. Members of an enumeration have names of
+their own here, since a step looks at them for every request that changes, and they are slow to find.
+"""
+
 
 @dataclass(slots=True, eq=False)
 class Entry:
@@ -198,7 +208,7 @@ class State:
 
     def length_of(self, entry: Entry) -> int:
         """Tokens of a request known before the step `self.step`."""
-        if entry.stage is Stage.DECODING:
+        if entry.stage is _DECODING:
             return entry.length + self.step - entry.joined_step
         return entry.length
 
@@ -212,7 +222,9 @@ class State:
 
         `measured.observe(*state.load(), result.seconds)` before `update`.
         """
-        prefill = sum(chunk.stop - chunk.start for chunk in self.flight.values())
+        prefill = 0
+        for chunk in self.flight.values():
+            prefill += chunk.stop - chunk.start
         return Load(self.decoding, self.context_tokens, prefill)
 
     def counts(self) -> Counts:
@@ -257,7 +269,7 @@ class State:
     def join(self, entry: Entry) -> None:
         """An admitted request decodes from the step `self.step` on."""
         self._stop_starting(entry)
-        entry.stage = Stage.DECODING
+        entry.stage = _DECODING
         entry.joined_step = self.step
         self.decoding += 1
         self._context_base += entry.length - self.step
@@ -294,7 +306,7 @@ class State:
 
     def dismiss(self, entry: Entry) -> None:
         """Count a request as neither running nor coming; it keeps its blocks."""
-        if entry.stage is Stage.DECODING:
+        if entry.stage is _DECODING:
             self.decoding -= 1
             self._context_base -= entry.length - entry.joined_step
             entry.length = self.length_of(entry)
@@ -305,7 +317,7 @@ class State:
         if entry.admitted:
             self.running -= 1
             entry.admitted = False
-        if entry.stage is Stage.HELD:
+        if entry.stage is _HELD:
             self.held -= 1
         self.uncome(entry)
 
@@ -324,27 +336,30 @@ class State:
 
     def promise(self, entry: Entry) -> None:
         """Renew the count of blocks that an admitted request will still need for its tokens."""
-        needs = max(0, self.settings.blocks_for(entry.length) - len(entry.blocks))
+        size = self.settings.block_tokens
+        needs = max(0, (entry.length + size - 1) // size - len(entry.blocks))
         self.promised += needs - entry.promised
         entry.promised = needs
 
     def refile(self, entry: Entry) -> None:
         """Count the entry's blocks as what they are now; after every change of them or of stage."""
         kind, (before, counted) = self._kind(entry), entry.filed
-        takes = kind is Filed.RUNNING or kind is Filed.PROMISED
+        takes = kind is _RUNNING or kind is _PROMISED
         count = len(entry.blocks) + entry.promised if takes else 0
+        if kind is before and count == counted:
+            return
         if count != counted:
             self._count_running(entry.request.priority, count - counted)
         entry.filed = (kind, count)
         if kind is not before:
-            if before is not Filed.SAFE:
+            if before is not _SAFE:
                 self.holders[before].remove(entry.request.id)
-            if kind is not Filed.SAFE:
+            if kind is not _SAFE:
                 self.holders[kind].push(entry.request.id, entry.order)
 
     def refile_grown(self, entry: Entry, blocks: int) -> None:
         """The same for a decoding request that was given blocks: the usual change."""
-        entry.filed = (Filed.RUNNING, entry.filed[1] + blocks)
+        entry.filed = (_RUNNING, entry.filed[1] + blocks)
         self.running_blocks[entry.request.priority] += blocks
 
     def _count_running(self, priority: int, change: int) -> None:
@@ -355,12 +370,11 @@ class State:
             del self.running_blocks[priority]
 
     def _kind(self, entry: Entry) -> Filed:
-        outside = entry.stage in (Stage.FILLING, Stage.RESERVED, Stage.HELD)
-        if outside or entry.request.id in self.flight:
-            return Filed.SAFE
+        if entry.stage in _OUTSIDE or entry.request.id in self.flight:
+            return _SAFE
         if not entry.blocks:
-            return Filed.PROMISED if entry.promised else Filed.SAFE
-        return Filed.RUNNING if entry.admitted or entry.coming else Filed.IDLE
+            return _PROMISED if entry.promised else _SAFE
+        return _RUNNING if entry.admitted or entry.coming else _IDLE
 
     def _stop_starting(self, entry: Entry) -> None:
         if not entry.hand_over:

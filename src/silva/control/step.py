@@ -33,6 +33,21 @@ def has_room(state: State, entry: Entry, step_time: StepTime, *, coming: bool = 
     return step_time.seconds(batch + 1, tokens, 0) <= target_s
 
 
+def only_decoding(state: State) -> Plan:
+    """The plan of a step in which nobody joins, grows, waits or computes a prompt."""
+    plan = Plan(
+        step=state.step,
+        left=tuple(state.left),
+        preempted=tuple(state.preempted),
+        decoding=state.decoding,
+        tokens=state.decoding,
+    )
+    state.stuck = True
+    state.left.clear()
+    state.preempted.clear()
+    return plan
+
+
 class StepBuilder:
     """One step in the making. `build` is called once; the state is changed as it goes."""
 
@@ -139,7 +154,11 @@ class StepBuilder:
         elif looks:
             fills.look(state, entry)
         else:
-            holdings.enqueue(state, entry)
+            # It was the most urgent of all: nobody could be computed in between.
+            entry.stage = Stage.STARTED
+            self._computing = self._compute(entry)
+            if not self._computing:
+                holdings.enqueue(state, entry)
         return True
 
     def _join(self, entry: Entry) -> None:
@@ -183,10 +202,11 @@ class StepBuilder:
         """Positions up to `stop` are computed in this step, and their blocks made."""
         state, size = self.state, self.state.settings.block_tokens
         request = entry.request.id
-        for place in range(entry.computed // size, min(stop // size, len(entry.keys))):
-            key = entry.keys[place]
-            if state.index.find(key) is None and state.index.maker(key) is None:
-                state.index.begin(key, request)
+        if entry.keys:
+            for place in range(entry.computed // size, min(stop // size, len(entry.keys))):
+                key = entry.keys[place]
+                if state.index.find(key) is None and state.index.maker(key) is None:
+                    state.index.begin(key, request)
         state.flight[request] = Chunk(request, entry.computed, stop, stop == entry.length)
         self.used += stop - entry.computed
         self.changed[request] = entry
@@ -195,6 +215,8 @@ class StepBuilder:
 
     def _share(self, entry: Entry) -> bytes | None:
         """Take all hits there are; the key of the block that it would have to compute next."""
+        if not entry.keys:
+            return None
         most = holdings.reusable_blocks(self.state, entry)
         holdings.share_hits(self.state, entry, most)
         return holdings.next_key(self.state, entry)
