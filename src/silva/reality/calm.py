@@ -111,10 +111,12 @@ def costs_of(steps: Steps, short: Calm, long: Calm, talkative: Calm) -> ServerCo
     """The delays and seconds that explain what was measured, once the steps are taken off."""
     tokens = long.kind.prompt - short.kind.prompt
     queue_s = statistics.median([short.phase_s("queue"), long.phase_s("queue")])
-    prefill_s = (
-        short.phase_s("prefill") - steps.prefill_times.seconds([(short.kind.prompt, 0)]),
-        long.phase_s("prefill") - steps.prefill_times.seconds([(long.kind.prompt, 0)]),
-    )
+    beyond_s = [
+        calm.phase_s("prefill") - steps.prefill_times.seconds([(calm.kind.prompt, 0)])
+        for calm in (short, long)
+    ]
+    loop_token_s = max(0.0, beyond_s[1] - beyond_s[0]) / tokens
+    loop_s = statistics.mean(beyond_s) - loop_token_s * (short.kind.prompt + long.kind.prompt) / 2
     decode = talkative.kind.prompt + talkative.kind.output // 2
     decode_s = talkative.tpot_s - steps.decode_times.seconds(1, decode)
     inside_s = [c.phase_s("first_token") - c.phase_s("prefill") - queue_s for c in (short, long)]
@@ -128,7 +130,8 @@ def costs_of(steps: Steps, short: Calm, long: Calm, talkative: Calm) -> ServerCo
         arrive_ms=_ms(statistics.median(outside_s)),
         queue_ms=_ms(queue_s),
         first_ms=_ms(statistics.median(inside_s)),
-        prefill_loop_ms=_ms(statistics.median(prefill_s)),
+        prefill_loop_ms=_ms(loop_s),
+        prefill_loop_token_us=_ms(loop_token_s) * 1e3,
         decode_loop_ms=_ms(decode_s),
         hand_over_ms=_ms(fixed_s),
         hand_over_token_us=_ms(moving_s) * 1e3,

@@ -191,7 +191,7 @@ class PrefillTwin(PeerTwin):
         chunks = [(chunk.stop - chunk.start, chunk.start) for chunk in plan.chunks]
         samples = any(chunk.samples for chunk in plan.chunks)
         profile = self.world.profile
-        loop_s = profile.server.prefill_loop_ms / 1e3
+        loop_s = profile.server.prefill_loop_s(plan.tokens)
         return profile.steps.prefill_times.seconds(chunks, samples) + loop_s
 
     def beside(self, plan: Plan) -> float:

@@ -83,6 +83,8 @@ class ServerCosts:
     """From the end of its prompt to its first token at the client."""
     prefill_loop_ms: float = at_least(0)
     """What a peer adds to a step that computes prompts."""
+    prefill_loop_token_us: float = at_least(0)
+    """For each token of the step: memory that nobody wrote to before, checksums."""
     decode_loop_ms: float = at_least(0)
     """What a peer adds to a step that gives tokens."""
     hand_over_ms: float = at_least(0)
@@ -96,6 +98,10 @@ class ServerCosts:
     prompt_token_cpu_us: float = at_least(0)
     """For each token of a prompt, storing it in the cache included."""
 
+    def prefill_loop_s(self, tokens: float) -> float:
+        """What a peer adds to a step that computes so many tokens of prompts."""
+        return self.prefill_loop_ms / 1e3 + tokens * self.prefill_loop_token_us / 1e6
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -108,7 +114,7 @@ class Profile:
         """Seconds of a peer's step over so many tokens of prompts of this length, of any age."""
         chunk, before = round(tokens), round(max(0.0, prompt_len - tokens) / 2)
         seconds = self.steps.prefill_times.seconds([(chunk, before)])
-        return seconds + self.server.prefill_loop_ms / 1e3
+        return seconds + self.server.prefill_loop_s(tokens)
 
     def decode_s(self, batch: float, length: float) -> float:
         """Seconds of a peer's step for so many requests of this length."""
