@@ -60,13 +60,16 @@ class BlockPool:
             raise ValueError(f"count must not be negative, but is {count}")
         if count > self.free:
             return None
+        holders = self._holders
         blocks = self._blank[: -count - 1 : -1]
         del self._blank[len(self._blank) - len(blocks) :]
-        evicted = [self._kept.popitem(last=False)[0] for _ in range(count - len(blocks))]
-        self._keep.difference_update(evicted)
-        blocks += evicted
+        evicted: list[int] = []
+        if len(blocks) < count:
+            evicted = [self._kept.popitem(last=False)[0] for _ in range(count - len(blocks))]
+            self._keep.difference_update(evicted)
+            blocks += evicted
         for block in blocks:
-            self._holders[block] = 1
+            holders[block] = 1
         self._used += count
         return Allocation(tuple(blocks), tuple(evicted))
 
@@ -86,16 +89,18 @@ class BlockPool:
 
         Raises ValueError for a block that nobody holds.
         """
+        holders, keep, blank = self._holders, self._keep, self._blank
         for block in blocks:
-            if not self._holders[block]:
+            held = holders[block]
+            if not held:
                 raise ValueError(f"block {block} is free already")
-            self._holders[block] -= 1
-            if not self._holders[block]:
+            holders[block] = held - 1
+            if held == 1:
                 self._used -= 1
-                if block in self._keep:
+                if block in keep:
                     self._kept[block] = None
                 else:
-                    self._blank.append(block)
+                    blank.append(block)
 
     def keep(self, block: int) -> None:
         """The index finds this block: once nobody holds it, keep it rather than blank it.
