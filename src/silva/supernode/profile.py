@@ -33,13 +33,6 @@ class Steps:
     model: str
     """What it was asked for by."""
     dtype: str
-    cores: int = positive()
-    """Cores that all processes of the server share."""
-    threads: int = positive()
-    """Threads of one engine."""
-    block_tokens: int = positive()
-    head_ms: float = at_least(0)
-    """What a chunk of a prompt takes less when no token is sampled after it."""
     prefill: Table
     """Columns: PREFILL_COLUMNS."""
     decode: Table
@@ -47,6 +40,13 @@ class Steps:
     prefill_jitter: Table
     """Columns: JITTER_COLUMNS. Repeated steps over the median of their kind."""
     decode_jitter: Table
+    cores: int = positive()
+    """Cores that all processes of the server share."""
+    threads: int = positive()
+    """Threads of one engine."""
+    block_tokens: int = positive()
+    head_ms: float = at_least(0)
+    """What a chunk of a prompt takes less when no token is sampled after it."""
 
     def __post_init__(self) -> None:
         widths = {"prefill": 4, "decode": 4, "prefill_jitter": 2, "decode_jitter": 2}
