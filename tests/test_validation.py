@@ -170,8 +170,10 @@ def test_equal_settings_share_a_run(tmp_path: Path) -> None:
     def job(recipe: str, *settings: str) -> tuning.Job:
         return tuning.Job(recipe, 0, settings, data, tmp_path)
 
-    one = job("tin32-sc-dir-50", "data.samples_per_client=250", "federation.rounds=7")
-    assert one.folder == job("tin32-sc-dir-250", "federation.rounds=7").folder
+    tiers = [f"federation.{tier}.rounds=3" for tier in ("root", "cluster", "leaf")]
+    given = ["federation.rounds=9", *tiers]
+    one = job("tin32-sc-dir-50", "data.samples_per_client=250", *given)
+    assert one.folder == job("tin32-sc-dir-250", *given).folder
     assert one.folder != job("tin32-sc-dir-50").folder
     assert not one.done
 
