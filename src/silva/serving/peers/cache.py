@@ -115,6 +115,8 @@ class CachePeer:
         pieces = self._store.lookup(
             question.keys, question.namespace, time.monotonic(), holder=holder
         )
+        here = len(pieces) - pieces.count(None)
+        log.info("%s: %d of %d blocks are here", question.request, here, len(pieces))
         return Found(question.number, tuple(pieces))
 
     def _kept(self, offer: Put) -> Message:

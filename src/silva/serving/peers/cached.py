@@ -90,9 +90,15 @@ class CacheClient:
         self.members = tuple(members)
         self._do(lambda: self._meet(members))
 
-    def look(self, namespace: str, keys: Sequence[bytes], then: Callable[[Findings], None]) -> None:
-        """What the cache has of `keys`."""
-        self._do(lambda: self._look(namespace, keys, then))
+    def look(
+        self,
+        namespace: str,
+        keys: Sequence[bytes],
+        then: Callable[[Findings], None],
+        request: str = "",
+    ) -> None:
+        """What the cache has of `keys`; `request` is for its log."""
+        self._do(lambda: self._look(namespace, keys, then, request))
 
     def read(
         self,
@@ -202,12 +208,16 @@ class CacheClient:
             question.end()
 
     def _look(
-        self, namespace: str, keys: Sequence[bytes], then: Callable[[Findings], None]
+        self,
+        namespace: str,
+        keys: Sequence[bytes],
+        then: Callable[[Findings], None],
+        request: str,
     ) -> None:
         dealt = self._ring.by_owner(keys)
         self._ask(
             dealt,
-            lambda name, number: Lookup(number, namespace, dealt[name]),
+            lambda name, number: Lookup(number, namespace, dealt[name], request),
             LOOKUP_S,
             lambda findings: self._ray.call(lambda: then(findings)),
         )

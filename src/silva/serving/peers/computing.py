@@ -27,6 +27,7 @@ from silva.serving.peers.compiler import Compiler
 from silva.serving.peers.offers import Offers
 from silva.serving.peers.start import PeerStart
 from silva.serving.wire.messages import (
+    About,
     AnyMessage,
     Cancel,
     Failed,
@@ -98,6 +99,7 @@ class ComputingPeer(Listener, ABC):
             case Members():
                 self.cache.meet(message.caches)
             case Cancel():
+                log.info("%s: the front needs it no longer", message.request)
                 self.forget(attempt_id(message.request, message.attempt))
             case Stop():
                 self._stopping = True
@@ -131,7 +133,15 @@ class ComputingPeer(Listener, ABC):
         """Remember an attempt; the request as the engine knows it."""
         inside = attempt_id(request.id, request.attempt)
         self.requests[inside] = request
+        log.info(
+            "%s: taken, attempt %d, %d tokens", request.id, request.attempt, len(request.prompt)
+        )
         return replace(request, id=inside)
+
+    def tell(self, message: About) -> None:
+        """Send news of a request, and write it to the log under the request's id."""
+        log.info("%s: %s", message.request, type(message).__name__.lower())
+        self.ray.send(message)
 
     def compile(self, request: Request, then: Callable[[], None]) -> None:
         """`then()` once the request's grammar is ready, unless the request is gone by then.
@@ -160,7 +170,7 @@ class ComputingPeer(Listener, ABC):
         if request is not None:
             to_blame = isinstance(error, ServingError) and not isinstance(error, StepError)
             kind = Failed if to_blame else Rejected
-            self.ray.send(kind(request.id, request.attempt, str(error)))
+            self.tell(kind(request.id, request.attempt, str(error)))
         self.forget(inside)
 
     def failed(self, request: str, error: ServingError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,8 @@ from silva.errors import ServingError
 from silva.serving.peers.computing import ComputingPeer, attempt_id
 from silva.serving.peers.start import PeerStart
 from silva.serving.wire.messages import AnyMessage, HandOver, Joined, Reserve, Role, Tokens
+
+log = logging.getLogger("silva.peer")
 
 
 @dataclass
@@ -101,7 +104,7 @@ class DecodePeer(ComputingPeer):
             return
         if joined:
             request = self.requests[inside]
-            self.ray.send(Joined(request.id, request.attempt))
+            self.tell(Joined(request.id, request.attempt))
 
     def outputs(self, outputs: Sequence[Output]) -> None:
         attempts, told = [], []
@@ -110,6 +113,7 @@ class DecodePeer(ComputingPeer):
             if request is None:  # cancelled in mid-step
                 continue
             if output.finish is not None:
+                log.info("%s: ended, %s", request.id, output.finish)
                 del self.requests[output.request]
             attempts.append(request.attempt)
             told.append(replace(output, request=request.id))

@@ -63,7 +63,7 @@ class PrefillPeer(ComputingPeer):
         if request is None:
             self.forget(inside)
             return
-        self.ray.send(
+        self.tell(
             Prefilled(
                 request.id,
                 request.attempt,
@@ -88,8 +88,8 @@ class PrefillPeer(ComputingPeer):
     def lookups(self, begun: Sequence[tuple[str, tuple[bytes, ...]]]) -> None:
         for inside, keys in begun:
             request = self.requests.get(inside)
-            space = request.namespace if request else ""
-            self.cache.look(space, keys, partial(self._found, inside))
+            space, shown = (request.namespace, request.id) if request else ("", "")
+            self.cache.look(space, keys, partial(self._found, inside), shown)
 
     def _found(self, inside: str, findings: Findings) -> None:
         pairs = fill(self.engine.state, inside, findings.pieces)

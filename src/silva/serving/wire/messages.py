@@ -149,6 +149,8 @@ class Lookup(Message, frozen=True):
     number: int
     namespace: str
     keys: tuple[bytes, ...]
+    request: str = ""
+    """On whose behalf, for the log."""
 
 
 class Found(Message, frozen=True):
