@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from silva.supernode.records import Records
     from silva.supernode.traces import Traffic
 
 TrafficFile = Annotated[
@@ -114,15 +115,19 @@ def simulate(
     found = load_system(system)
     found = replace(found, hardware=hardware or found.hardware, model=model or found.model)
     records = run(build(Cluster, limits, "cluster"), asked, failures, found)
-    summary = records.summary()
     if out is not None:
-        from silva.supernode.pictures import draw_records
+        write(records, out)
+    print(json.dumps(records.summary(), indent=2) if as_json else lines(records.summary()))
 
-        out.mkdir(parents=True, exist_ok=True)
-        records.write_parquet(out / "requests.parquet")
-        records.write_summary(out / "summary.json")
-        draw_records(out / "simulation.png", records)
-    print(json.dumps(summary, indent=2) if as_json else lines(summary))
+
+def write(records: Records, out: Path) -> None:
+    """A row a request, the summary and a plot in a folder."""
+    from silva.supernode.pictures import draw_records
+
+    out.mkdir(parents=True, exist_ok=True)
+    records.write_parquet(out / "requests.parquet")
+    records.write_summary(out / "summary.json")
+    draw_records(out / "simulation.png", records)
 
 
 def failure(text: str) -> Any:
