@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "federation"))
 import tiny
 
 from silva import api
+from silva.cli.progress import TITLES
 from silva.config import build
 from silva.errors import DataError, ForestError, RunError
 
@@ -60,14 +61,28 @@ def test_an_interrupted_run_goes_on_and_its_forest_predicts_and_grows(
     assert names(tmp_path) == ["forest.run"]
     forest = api.resume(tmp_path / "forest", lambda progress: stages.append(progress.stage))
     assert names(tmp_path) == ["forest"]
-    assert list(dict.fromkeys(stages)) == ["root", "cluster", "leaf", "unseen"]
+    tiers = ["head", "root", "clustering", "cluster", "leaf", "unseen"]
+    assert list(dict.fromkeys(stages)) == [*tiers, "forest", "report"]
+    assert set(stages) <= set(TITLES)
     assert isinstance(forest, api.Forest)
 
     Image.fromarray(tiny.arrays()["images"][0]).save(tmp_path / "ant.png")
-    (answer,) = forest.predict(forest.clients[0], [tmp_path / "ant.png"])
-    assert set(answer.classes) == set(tiny.CLASSES)
+    steps: list[tuple[str, int, int]] = []
 
-    added = forest.add("new-1", str(files / "data.npz"), leaf_epochs=1)
+    def watch(progress: api.Progress) -> None:
+        steps.append((progress.stage, progress.done, progress.total))
+
+    many = [tmp_path / "ant.png"] * 65
+    answer, *_ = forest.predict(forest.clients[0], many, on_progress=watch)
+    assert set(answer.classes) == set(tiny.CLASSES)
+    assert steps == [("predict", 64, 65), ("predict", 65, 65)]
+
+    steps.clear()
+    added = forest.add("new-1", str(files / "data.npz"), leaf_epochs=2, on_progress=watch)
+    ways = 1 + len(forest.clusters)
+    assert steps[:ways] == [("probe", n + 1, ways) for n in range(ways)]
+    assert steps[ways : ways + 2] == [("leaf epochs", 1, 2), ("leaf epochs", 2, 2)]
+    assert steps[ways + 2 :] == [("measure", n, 3) for n in (1, 2, 3)]
     assert added.leaf and added.images == 4 * tiny.TRAIN_IMAGES
     assert "new-1" in added.forest.clients and "new-1" not in forest.clients
     assert api.Forest.load(tmp_path / "forest").predict("new-1", [tmp_path / "ant.png"])

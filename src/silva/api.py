@@ -42,6 +42,7 @@ class Forest(storage.Forest):
         top: int = 5,
         unknown_client: str = "error",
         backbone: str = "",
+        on_progress: Watcher = _ignore,
     ) -> list[Prediction]:
         """The `top` classes of each image file, by the model of one client.
 
@@ -50,7 +51,11 @@ class Forest(storage.Forest):
         Raises UnknownClientError, ForestError, ModelError or DataError.
         """
         paths = [Path(image) for image in images]
-        return prediction.predict(self, client, paths, top, unknown_client, backbone)
+
+        def after(answered: int) -> None:
+            on_progress(Progress("predict", answered, len(paths)))
+
+        return prediction.predict(self, client, paths, top, unknown_client, backbone, after)
 
     def add(
         self,
@@ -62,6 +67,7 @@ class Forest(storage.Forest):
         leaf_epochs: int = 0,
         backbone: str = "",
         settings: Mapping[str, Any] | None = None,
+        on_progress: Watcher = _ignore,
     ) -> Added:
         """Add a client that took no part in training: probe, route and, if asked, tune a leaf.
 
@@ -76,6 +82,7 @@ class Forest(storage.Forest):
             open_for(self, data, split, labels),
             config,
             leaf_epochs,
+            on_progress,
         )
 
 

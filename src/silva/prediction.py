@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -55,8 +55,9 @@ def predict(
     top: int,
     unknown_client: str,
     backbone: str,
+    after: Callable[[int], None] = lambda answered: None,
 ) -> list[Prediction]:
-    """Top classes of every image; see `silva.Forest.predict`."""
+    """Top classes of every image; see `silva.Forest.predict`. `after` hears how many are answered."""
     path = forest.path(client, unknown=cast("Literal['error', 'root']", unknown_client))
     base = backbone_of(forest, backbone)
     source = FileSource(Path(), [str(image) for image in images])
@@ -66,6 +67,7 @@ def predict(
         rows = np.arange(start, min(start + BATCH, len(images)))
         logits = base.model(base.pixels(source.load(rows, base.side)), head, adaptation)
         answers += _best(images[start : start + BATCH], logits, top, forest.class_names)
+        after(len(answers))
     return answers
 
 

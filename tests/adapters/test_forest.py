@@ -231,7 +231,9 @@ def test_verify_finds_every_flipped_byte_and_missing_file(forest: Forest) -> Non
         path.unlink()
         assert not maintenance.verify(forest.folder).sound or name == "versions/1.json"
         path.write_bytes(data)
-    report = forest.verify()
+    steps: list[tuple[int, int]] = []
+    report = maintenance.verify(forest.folder, after=lambda *step: steps.append(step))
+    assert steps == [(n + 1, report.objects) for n in range(report.objects)]
     assert report.sound and not report.orphaned and report.versions == (1, 2)
     assert report.objects == len(forest.manifest.objects)
 

@@ -52,8 +52,10 @@ def size_of(png: bytes) -> tuple[int, int]:
 
 
 def test_a_full_record_gives_every_plot_as_a_readable_png() -> None:
-    plots = render_plots(full_record(), FACTS)
+    steps: list[tuple[int, int]] = []
+    plots = render_plots(full_record(), FACTS, lambda *step: steps.append(step))
     assert set(plots) == set(PLOT_NAMES)
+    assert steps == [(n + 1, len(plots)) for n in range(len(plots))]
     for png in plots.values():
         width, height = size_of(png)
         assert width > 600

@@ -49,7 +49,7 @@ def strict_json(path: Path) -> Any:
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take a second; these tests look at the other files."""
-    monkeypatch.setattr("silva.federation.report.render_plots", lambda record, facts: {})
+    monkeypatch.setattr("silva.federation.report.render_plots", lambda *_: {})
 
 
 def test_the_folder_holds_data_and_plots_and_nothing_else(tmp_path: Path) -> None:

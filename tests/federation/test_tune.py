@@ -30,7 +30,7 @@ from silva.federation.tune import TuneConfig, resume, run_folder, tune, with_rou
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of a tiny run's time, and have tests of their own."""
-    monkeypatch.setattr(report, "render_plots", lambda record, facts: {})
+    monkeypatch.setattr(report, "render_plots", lambda *_: {})
     monkeypatch.setattr(histogram, "draw_histogram", lambda *given: None)
 
 

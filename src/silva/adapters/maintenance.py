@@ -6,7 +6,7 @@ These work on the folder, so that they also help where `Forest.load` fails.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -50,10 +50,16 @@ class _Findings:
     bytes: int = 0
 
 
-def verify(folder: Path | str, *, sweep: bool = False) -> VerifyReport:
+def verify(
+    folder: Path | str,
+    *,
+    sweep: bool = False,
+    after: Callable[[int, int], None] = lambda read, total: None,
+) -> VerifyReport:
     """Read every object of every version and compare; complete an interrupted removal first.
 
-    sweep: erase orphaned objects and unfinished files, if nothing is damaged.
+    sweep: erase orphaned objects and unfinished files, if nothing is damaged. `after` hears how many
+    of how many objects have been read.
     """
     ledger = Ledger(Path(folder))
     with ledger.lock():
@@ -62,16 +68,17 @@ def verify(folder: Path | str, *, sweep: bool = False) -> VerifyReport:
         try:
             ledger.current()
         except ForestError as error:
-            found.damaged.append(str(error))
+            found.damaged.append(_reason(error))
         manifests = []
         for number in ledger.numbers():
             try:
                 manifests.append(ledger.read(number))
             except ForestError as error:
-                found.damaged.append(str(error))
+                found.damaged.append(_reason(error))
         named = _uses(manifests)
-        for digest in sorted(named):
+        for number, digest in enumerate(sorted(named), start=1):
             _verify_object(ledger, digest, named[digest], found)
+            after(number, len(named))
         orphaned = sorted(set(ledger.store.digests()) - set(named))
         unfinished = [str(path) for path in ledger.store.unfinished()]
         if sweep and not found.damaged:
@@ -197,9 +204,14 @@ def _verify_object(ledger: Ledger, digest: str, uses: set[str], found: _Findings
             elif codec.decode_tier(encoded, where).name != use:
                 raise ForestError(f"is not a {use}", where=where)
     except ForestError as error:
-        found.damaged.append(str(error))
+        found.damaged.append(_reason(error))
     found.objects += 1
     found.bytes += where.stat().st_size
+
+
+def _reason(error: ForestError) -> str:
+    """Where and what, without a remedy: that is the same for all."""
+    return f"{error.where}: {error.what}"
 
 
 def _sweep(ledger: Ledger, named: Iterable[str]) -> None:

@@ -31,12 +31,11 @@ def add(
 
     Probe and leaf are trained with the settings of the run that grew the forest.
     """
-    from rich.console import Console
-
     from silva.api import Forest
+    from silva.cli.progress import stages
 
     forest, flags = Forest.load(folder), dict(assignment(text) for text in setting or [])
-    with Console(stderr=True).status("probing and routing"):
+    with stages(keep=False) as show:
         added = forest.add(
             client,
             data,
@@ -45,6 +44,7 @@ def add(
             leaf_epochs=leaf_epochs,
             backbone=backbone,
             settings=flags,
+            on_progress=show,
         )
     if forest.manifest.settings is None:
         note = "the forest does not say how it was tuned; default settings, and --set, were used"

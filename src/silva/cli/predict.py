@@ -28,6 +28,7 @@ def _predict(
 ) -> None:
     """Classify images with one client's personal model."""
     from silva.api import Forest
+    from silva.cli.progress import stages
     from silva.errors import ConfigError
 
     if unknown_client not in ("error", "root"):
@@ -35,9 +36,15 @@ def _predict(
             f"{unknown_client!r} is no choice", where="--unknown-client", remedy="error or root"
         )
     grown = Forest.load(forest)
-    answers = grown.predict(
-        client, images, top=top, unknown_client=unknown_client, backbone=backbone
-    )
+    with stages(keep=False) as show:
+        answers = grown.predict(
+            client,
+            images,
+            top=top,
+            unknown_client=unknown_client,
+            backbone=backbone,
+            on_progress=show,
+        )
     if as_json:
         typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2))
         return

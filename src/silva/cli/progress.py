@@ -1,4 +1,4 @@
-"""One progress bar for every command that takes longer than two seconds."""
+"""Progress bars of everything that takes longer than two seconds on forests and their clients."""
 
 from __future__ import annotations
 
@@ -12,20 +12,30 @@ if TYPE_CHECKING:
     from silva.federation.run import Progress as Step
 
 TITLES = {
+    "head": "head     class statistics",
     "root": "root     every client",
     "clustering": "clusters from subspaces",
     "cluster": "cluster  alike clients",
     "leaf": "leaf     each client alone",
     "unseen": "unseen clients, controls",
+    "forest": "leaves to disk",
+    "report": "plots of the report",
+    "probe": "probe and routing",
+    "leaf epochs": "leaf, epochs",
+    "measure": "accuracy by tier",
+    "predict": "images",
+    "verify": "objects read",
 }
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[Step], None]]:
-    """A bar a stage of a tuning run; yields what the run calls with its progress.
+def stages(
+    first: str = "reading model and images", *, keep: bool = True
+) -> Iterator[Callable[[Step], None]]:
+    """A bar a stage; yields what a run, or whatever else works in steps, calls with its progress.
 
-    Until the first step a spinner stands for reading model and data. Nothing of it stays, so that
-    what goes wrong there is one line.
+    With `keep` the bars stay when all is done. Until the first step a spinner says what is being
+    done: `first`. Nothing of it stays, so that what goes wrong there is one line.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -38,11 +48,13 @@ def stages() -> Iterator[Callable[[Step], None]]:
         TextColumn("{task.fields[note]}"),
     )
     console = Console(stderr=True)
-    reading = console.status("reading model and images")
-    bars = Progress(*columns, console=console)
+    reading = console.status(first)
+    bars = Progress(*columns, console=console, transient=not keep)
     tasks: dict[str, TaskID] = {}
 
     def show(step: Step) -> None:
+        if not keep and not console.is_terminal:
+            return  # nothing would be left of it
         if step.stage not in tasks:
             reading.stop()
             bars.start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from silva.federation.heads import with_label_prior
 from silva.federation.newcomer import probe_work
 from silva.federation.orthogonality import Frozen
 from silva.federation.rounds import rate
+from silva.federation.run import Progress
 from silva.federation.seeds import derive
 from silva.models.adapted import adaptation_of
 from silva.models.backbone import Backbone
@@ -75,6 +76,7 @@ class _Newcomer:
     train: ClientData
     test: ClientData | None
     config: FederationConfig
+    on_progress: Callable[[Progress], None]
 
     def merged(self, path: AdapterPath) -> Mapping[str, Tensor]:
         return adaptation_of(path, self.backbone.model, merged=True).merged
@@ -87,6 +89,7 @@ def add_client(
     dataset: ImageDataset,
     config: FederationConfig,
     leaf_epochs: int = 0,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Added:
     """Route `client` by a probe of its images, tune a leaf if asked, and commit a new version.
 
@@ -97,7 +100,7 @@ def add_client(
     if client in forest.manifest.clients:
         raise ForestError(f"client {client!r} is there already", remedy="choose another name")
     train, test = _images(forest, backbone, dataset)
-    newcomer = _Newcomer(forest, backbone, client, train, test, config)
+    newcomer = _Newcomer(forest, backbone, client, train, test, config, on_progress)
     scores, losses = _scores(newcomer)
     by_loss = forest.clusters[nearest([-x for x in losses.values()])] if losses else None
     cluster = forest.clusters[nearest(list(scores.values()))] if scores else by_loss
@@ -199,6 +202,8 @@ def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
         seed=derive(0, "probe", newcomer.name),
     )
     update = train_client(backbone.model, newcomer.train, work, newcomer.config.local)
+    steps = 1 + len(forest.clusters)
+    newcomer.on_progress(Progress("probe", 1, steps, "probe"))
     scores, losses = [], []
     if update.finite():
         factors = {n: p.B for n, p in update.pairs.items()}
@@ -206,6 +211,7 @@ def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
     for cluster in forest.clusters:
         path = forest.path(cluster)
         losses.append(mean_loss(backbone.model, newcomer.train, newcomer.merged(path), path.head))
+        newcomer.on_progress(Progress("probe", 1 + len(losses), steps, cluster))
     by_loss = dict(zip(forest.clusters, losses, strict=True))
     return dict(zip(forest.clusters, scores, strict=True)) if scores else {}, by_loss
 
@@ -238,6 +244,7 @@ def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> Tier:
         )
         update = train_client(newcomer.backbone.model, newcomer.train, work, config.local)
         current = update if update.finite() else current
+        newcomer.on_progress(Progress("leaf epochs", epoch + 1, epochs, f"loss {current.loss:.3f}"))
     scaling = path.tiers[0].scaling
     return Tier(name="leaf", pairs=current.pairs, head=current.head, scaling=scaling)
 
@@ -264,4 +271,5 @@ def _accuracies(newcomer: _Newcomer, tiers: tuple[Tier, ...]) -> dict[str, float
             newcomer.backbone.model, test, newcomer.merged(path), path.head
         )
         result[tier.name] = correct / len(test.labels)
+        newcomer.on_progress(Progress("measure", n + 1, len(tiers), tier.name))
     return result

@@ -12,7 +12,7 @@ from silva.adapters.routing import signature
 from silva.adapters.tiers import Tier, TierName
 from silva.config import as_plain
 from silva.federation.record import RunRecord
-from silva.federation.run import Run
+from silva.federation.run import Progress, Run
 from silva.federation.state import TierState, unpack_head, unpack_pairs
 from silva.models.backbone import Backbone
 
@@ -23,12 +23,12 @@ def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...
     assert state.root is not None
     clusters = {f"cluster-{j}": _cluster(run, tier) for j, tier in enumerate(state.clusters)}
     latest = latest_accuracies(state.record)
-    clients = {}
+    clients, leaves = {}, _Leaves(run)
     for rows in run.partition.clients:
         seen = rows.name not in run.partition.unseen
         label = state.labels.get(rows.name, 0)
         clients[rows.name] = NewClient(
-            leaf=partial(_leaf, run, rows.name) if seen else None,
+            leaf=partial(leaves.next, rows.name) if seen else None,
             cluster=f"cluster-{label}" if clusters else None,
             seen=seen,
             images=len(rows.train),
@@ -49,6 +49,19 @@ def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...
         ),
         settings=as_plain(run.config),
     )
+
+
+class _Leaves:
+    """Reads leaves one after another, as they are written, and says how many there have been."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._done = run, 0
+
+    def next(self, client: str) -> Tier:
+        self._done += 1
+        total = len(self._run.partition.seen)
+        self._run.on_progress(Progress("forest", self._done, total, client))
+        return _leaf(self._run, client)
 
 
 def latest_accuracies(record: RunRecord) -> dict[str, dict[str, float]]:

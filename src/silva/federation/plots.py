@@ -57,13 +57,22 @@ class Panel:
     draw: Callable[[RunRecord, Axes], None]
 
 
-def render_plots(record: RunRecord, facts: RunFacts) -> dict[str, bytes]:
-    """PNG bytes by file name, of the plots the record has data for, and the overview of them."""
+def render_plots(
+    record: RunRecord, facts: RunFacts, after: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, bytes]:
+    """PNG bytes by file name, of the plots the record has data for, and the overview of them.
+
+    `after` hears how many of how many plots are drawn.
+    """
     with matplotlib.rc_context(STYLE):
         panels = [panel for panel in PANELS if panel.has_data(record)]
-        plots = {panel.file: _alone(panel, record) for panel in panels}
+        plots, total = {}, len(panels) + bool(panels)
+        for panel in panels:
+            plots[panel.file] = _alone(panel, record)
+            after(len(plots), total)
         if panels:
             plots[OVERVIEW] = _together(panels, record, facts)
+            after(total, total)
     return plots
 
 

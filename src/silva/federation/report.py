@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from io import BytesIO
 from pathlib import Path
@@ -22,11 +22,17 @@ from silva.federation.tables import tables_as_dict, tables_as_markdown
 _ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 
 
-def write_report(record: RunRecord, facts: RunFacts, folder: Path) -> dict[str, Any]:
+def write_report(
+    record: RunRecord,
+    facts: RunFacts,
+    folder: Path,
+    after: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """Write the whole report into folder (made if missing) and return the summary.
 
     Every file is replaced atomically, so a reader never meets half of one; plots of an earlier
     report whose data are no longer there are removed. Equal input gives equal JSON and Markdown.
+    `after` hears how many of how many plots are drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(record)
@@ -37,7 +43,7 @@ def write_report(record: RunRecord, facts: RunFacts, folder: Path) -> dict[str, 
     _replace(folder / "tables.md", tables)
     _replace(folder / "metrics.parquet", _parquet(metrics_table(record.accuracies)))
     _replace(folder / "rounds.parquet", _parquet(_arrow(record.rounds, Round)))
-    plots = render_plots(record, facts)
+    plots = render_plots(record, facts, after)
     for name in PLOT_NAMES:
         if name in plots:
             _replace(folder / name, plots[name])

@@ -172,7 +172,12 @@ def _finish(
         grow(run)
     if not (out / "current").exists():
         harvest(run, out, backbone, dataset.class_names)
-    write_report(state.record, _facts(config, dataset), out / "report")
+    write_report(
+        state.record,
+        _facts(config, dataset),
+        out / "report",
+        lambda drawn, total: on_progress(Progress("report", drawn, total)),
+    )
     save_partition(partition, dataset, out / "report")
     # Without its settings a folder is no run: what a kill leaves of it is rubbish.
     (folder.path / "settings.json").unlink()
