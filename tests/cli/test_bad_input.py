@@ -213,9 +213,10 @@ def test_verify_tells_which_object_has_a_flipped_byte(forest: Path) -> None:
     root = Forest.load(forest).manifest.root
     path = forest / "objects" / root
     path.write_bytes(path.read_bytes()[:-1] + b"?")
+    line = refused(forest, "forest", "verify", forest)
+    assert root in line and "digest" in line and "restore it from a copy" in line
     result = silva("forest", "verify", forest)
-    assert result.exit_code == 1
-    assert root in result.stdout and "NOT sound" in result.stdout
+    assert "sound" not in result.stdout and root not in result.stdout
 
 
 def test_a_client_name_that_leaves_the_folder(forest: Path, tmp_path: Path, picture: Path) -> None:

@@ -64,9 +64,14 @@ def test_verify_tells_damage_by_its_exit_code(folder: Path) -> None:
     assert leaf
     path = folder / "objects" / leaf
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    result = run("verify", folder)
-    assert result.exit_code == 1 and leaf in result.stdout.replace("\n", "")
-    assert json.loads(run("verify", folder, "--json").stdout)["sound"] is False
+    assert leaf in refused("verify", folder)
+    result = run("verify", folder, "--json")
+    assert result.exit_code == 2 and json.loads(result.stdout)["sound"] is False
+    root = Forest.load(folder).manifest.root
+    (folder / "objects" / root).unlink()
+    line, listed = refused("verify", folder), run("verify", folder).stdout
+    assert "(and 1 more)" in line and leaf in listed and f"{root}: is missing" in listed
+    assert json.loads(run("verify", folder, "--json").stdout)["missing"] == [root]
 
 
 def test_remove_and_rollback(folder: Path) -> None:
@@ -92,6 +97,28 @@ def test_export_and_import_a_leaf(folder: Path, tmp_path: Path) -> None:
     assert set(after.client("c-00").accuracy) == {"root", "cluster"}
 
 
+def test_a_whole_path_comes_back_below_the_tiers_it_begins_with(
+    folder: Path, tmp_path: Path
+) -> None:
+    before = Forest.load(folder)
+    for client in ("c-01", "c-00"):
+        pa = tmp_path / client
+        assert run("export", folder, "--client", client, "--peft", pa).exit_code == 0
+        assert run("import", folder, "--client", f"new-{client}", "--peft", pa).exit_code == 0
+        assert run("import", folder, "--client", "c-02", "--peft", pa).exit_code == 0
+        after, entry = Forest.load(folder), before.client(client)
+        for name in (f"new-{client}", "c-02"):
+            assert (after.client(name).cluster, after.client(name).leaf) == (
+                entry.cluster,
+                entry.leaf,
+            )
+    export = run("export", folder, "--tier", "cluster-0", "--peft", tmp_path / "other")
+    assert export.exit_code == 0
+    assert run("import", folder, "--tier", "cluster-1", "--peft", tmp_path / "other")
+    line = refused("import", folder, "--client", "n", "--peft", tmp_path / "c-01")
+    assert "rank 6" in line and "begins with this forest's root" in line
+
+
 def test_export_and_import_shared_tiers(folder: Path, tmp_path: Path) -> None:
     before = Forest.load(folder).manifest
     for name in ("root", "cluster-1"):
@@ -110,7 +137,9 @@ def test_mistakes_are_one_line_and_change_nothing(folder: Path, tmp_path: Path) 
     refused("export", folder, "--peft", out)
     refused("export", folder, "--tier", "leaf", "--peft", out)
     refused("export", folder, "--client", "c-01", "--tier", "root", "--peft", out)
-    assert "rank 6" in refused("import", folder, "--client", "n", "--peft", tmp_path / "whole")
+    wrong = ["--client", "n", "--cluster", "cluster-0", "--peft", tmp_path / "whole"]
+    assert "rank 6" in refused("import", folder, *wrong)
+    assert "rank 6" in refused("import", folder, "--tier", "root", "--peft", tmp_path / "whole")
     refused("import", folder, "--client", "../n", "--peft", tmp_path / "whole")
     assert "not a forest" in refused("show", tmp_path / "absent")
     assert not out.exists() and files_of(folder) == before

@@ -189,7 +189,8 @@ def fit_tier(tier: Tier, rank: int, scaling: float) -> Tier:
         if pair.rank > rank:
             raise ForestError(
                 f"pair {module!r} has rank {pair.rank}, the forest {rank}",
-                remedy="import one tier, not a whole path, or train it with a smaller rank",
+                remedy="import one tier, or a whole path that begins with this forest's root and "
+                "cluster, or train it with a smaller rank",
             )
         spans = pair.B if tier.scaling == scaling else pair.B * (tier.scaling / scaling)
         more = rank - pair.rank

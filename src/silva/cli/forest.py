@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from silva.adapters.change import Change
     from silva.adapters.forest import Forest
+    from silva.adapters.maintenance import VerifyReport
     from silva.adapters.manifest import Manifest
     from silva.adapters.tiers import Tier
 
@@ -69,30 +70,46 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read every object of every version and compare it with its digest; exit code 1 on damage."""
+    """Read every object of every version and compare it with its digest; exit code 2 on damage."""
     import json
     from dataclasses import asdict
 
     from silva.adapters import maintenance
+    from silva.cli.progress import stages
+    from silva.federation.run import Progress
 
-    report = maintenance.verify(folder, sweep=sweep)
+    with stages("reading the forest", keep=False) as show:
+        report = maintenance.verify(
+            folder,
+            sweep=sweep,
+            after=lambda read, total: show(Progress("verify", read, total)),
+        )
     if as_json:
         print(json.dumps({**asdict(report), "sound": report.sound}, indent=2))
     else:
         if report.completed:
             print(f"completed the interrupted removal of {report.completed}")
-        for digest in report.missing:
-            print(f"missing   objects/{digest}")
-        for line in report.damaged:
-            print(f"damaged   {line}")
         remains = len(report.orphaned) + len(report.unfinished)
         if remains:
             print(f"{'erased' if sweep and report.sound else 'unused'}    {remains} files")
-        verdict = "sound" if report.sound else "NOT sound"
-        size = _megabytes(report.bytes)
-        print(f"{verdict}: {len(report.versions)} versions, {report.objects} objects, {size}")
-    if not report.sound:
-        raise typer.Exit(1)
+        if report.sound:
+            size = _megabytes(report.bytes)
+            print(f"sound: {len(report.versions)} versions, {report.objects} objects, {size}")
+    _refuse_damage(report, folder, listed=not as_json)
+
+
+def _refuse_damage(report: VerifyReport, folder: Path, *, listed: bool) -> None:
+    """ForestError in one line where there is damage; several findings are `listed` before it."""
+    from silva.errors import ForestError
+
+    missing = [f"{folder / 'objects' / digest}: is missing" for digest in report.missing]
+    found = [*report.damaged, *missing]
+    if listed and len(found) > 1:
+        print("\n".join(found))
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        remedy = "restore it from a copy of the forest, or grow the forest again"
+        raise ForestError(f"{found[0]}{more}", remedy=remedy)
 
 
 def remove(
@@ -132,22 +149,32 @@ def export(
     ] = 5,
 ) -> None:
     """Write a client's path as one PEFT adapter (or a stack of them), or one tier alone."""
+    from silva.cli.progress import stages
+
+    _exactly_one(client, tier)
+    with stages("reading and writing adapters"):
+        wrote = _export(folder, peft, client, tier, stack, transformers)
+    print(f"wrote {wrote} to {peft}")
+
+
+def _export(
+    folder: Path, peft: Path, client: str, tier: str, stack: bool, transformers: int
+) -> str:
+    """Write what `export` was asked for; the names of what was written."""
     from silva.adapters.forest import Forest
     from silva.adapters.module_map import Layout
     from silva.adapters.peft import export_peft, export_stack
 
-    _exactly_one(client, tier)
     forest = Forest.load(folder)
     layout: Layout = "hf5" if transformers == 5 else "hf4"
     path = forest.path(client or _tier_name(tier))
     base, classes = forest.base.id, forest.class_names
     if stack:
         names = export_stack(path, peft, base_id=base, class_names=classes, layout=layout)
-        print(f"wrote {', '.join(names)} to {peft}")
-        return
+        return ", ".join(names)
     adapter = path if client else path.tiers[-1]
     export_peft(adapter, peft, base_id=base, class_names=classes, layout=layout)
-    print(f"wrote {client or tier} to {peft}")
+    return client or tier
 
 
 def import_(
@@ -157,16 +184,21 @@ def import_(
     tier: Annotated[str, typer.Option(help="Make it this tier: root or cluster-2.")] = "",
     cluster: Annotated[str, typer.Option(help="The cluster of a new client.")] = "",
 ) -> None:
-    """Read a PEFT adapter as a client's leaf or as a shared tier; a smaller rank is padded."""
+    """Read a PEFT adapter as a client's leaf or as a shared tier; a smaller rank is padded.
+
+    A client's whole path is read too, where it begins with this forest's root and cluster.
+    """
     from silva.adapters.forest import Forest
+    from silva.cli.progress import stages
 
     _exactly_one(client, tier)
-    forest = Forest.load(folder)
-    if client:
-        change = _leaf_change(forest, peft, client, cluster)
-    else:
-        change = _tier_change(forest, peft, _tier_name(tier))
-    grown = forest.commit(change, parent=forest.version)
+    with stages("reading and writing adapters"):
+        forest = Forest.load(folder)
+        if client:
+            change = _leaf_change(forest, peft, client, cluster)
+        else:
+            change = _tier_change(forest, peft, _tier_name(tier))
+        grown = forest.commit(change, parent=forest.version)
     print(f"imported {peft} as {client or tier}; version {grown.version} is live")
 
 
@@ -175,7 +207,7 @@ def _leaf_change(forest: Forest, peft: Path, client: str, cluster: str) -> Chang
 
     old = forest.manifest.clients.get(client)
     home = cluster or (old.cluster if old else None) or None
-    leaf = _imported(forest, peft, "leaf", above=home or "root")
+    home, leaf = _imported_leaf(forest, peft, home, (cluster,) if cluster else ())
     if old is None:
         return Change(clients={client: NewClient(leaf=leaf, cluster=home, seen=False)})
     # What was measured with the old leaf or cluster says nothing about the new path.
@@ -194,21 +226,43 @@ def _tier_change(forest: Forest, peft: Path, tier: str) -> Change:
     return Change(clusters={tier: new})
 
 
+def _imported_leaf(
+    forest: Forest, peft: Path, home: str | None, only: tuple[str, ...]
+) -> tuple[str | None, Tier]:
+    """A leaf below `home`, or a whole path's leaf and its own cluster, one of `only` if given."""
+    from silva.adapters.peft_path import leaf_of_path
+
+    tier, rank = _read(forest, peft, "leaf", home or "root"), forest.manifest.adapter.rank
+    if any(pair.rank > rank for pair in tier.pairs.values()):
+        home, tier = leaf_of_path(forest, tier, only or (*forest.clusters, None)) or (home, tier)
+    return home, _fitted(forest, tier)
+
+
 def _imported(forest: Forest, peft: Path, kind: str, above: str) -> Tier:
+    return _fitted(forest, _read(forest, peft, kind, above))
+
+
+def _fitted(forest: Forest, tier: Tier) -> Tier:
+    from silva.adapters.peft import fit_tier
+
+    shape = forest.manifest.adapter
+    return fit_tier(tier, shape.rank, shape.scaling)
+
+
+def _read(forest: Forest, peft: Path, kind: str, above: str) -> Tier:
     from typing import cast
 
-    from silva.adapters.peft import fit_tier, import_peft
+    from silva.adapters.peft import import_peft
     from silva.adapters.tiers import TierName
 
-    path, shape = forest.path(above), forest.manifest.adapter
-    tier = import_peft(
+    path = forest.path(above)
+    return import_peft(
         peft,
         name=cast(TierName, kind),
         head=path.head,
         class_names=forest.class_names,
         modules=path.tiers[0].pairs,
     )
-    return fit_tier(tier, shape.rank, shape.scaling)
 
 
 def _exactly_one(client: str, tier: str) -> None:
