@@ -29,8 +29,8 @@ FACTS = {
 }
 
 
-def simulated() -> list[Answered]:
-    trace = [asked(0.05 * n, 32, 8, 1000 * n) for n in range(10)]
+def simulated(output: int = 8) -> list[Answered]:
+    trace = [asked(0.05 * n, 32, output, 1000 * n) for n in range(10)]
     return Twin(profile(), config(), SETTINGS, None).run(trace)
 
 
@@ -89,6 +89,13 @@ def test_requests_that_fail_let_nothing_hold() -> None:
     assert not Comparison(20.0, TraceConfig(), [turn_of(found, answers)]).holds
     with pytest.raises(RunError, match="no request"):
         turn_of(measured(answers, error="timeout"), answers)
+
+
+def test_answers_of_one_token_have_no_time_a_further_token() -> None:
+    answers = simulated(output=1)
+    found = Comparison(20.0, TraceConfig(), [turn_of(measured(answers), answers)])
+    assert found.holds
+    json.dumps(found.as_plain(), allow_nan=False)
 
 
 def test_everything_is_in_the_json() -> None:

@@ -141,7 +141,8 @@ class Comparison:
         real, model = _median(measured), _median(simulated)
         spread = _spread(measured)
         bar = FIGURES[name][2] * max(BAR, spread)
-        return Verdict(name, real, model, model / real - 1, spread, _spread(simulated), bar)
+        error = model / real - 1 if real else 0.0  # no answer has a second token
+        return Verdict(name, real, model, error, spread, _spread(simulated), bar)
 
 
 def compare(
@@ -219,7 +220,7 @@ def table(found: Comparison) -> str:
 
 def _side(requests: list[Seen], seconds: float) -> Side:
     first = [each.tokens_ms[0] for each in requests]
-    more = [each.tpot_ms for each in requests]
+    more = [each.tpot_ms for each in requests if len(each.tokens_ms) > 1] or [0.0]
     tokens = sum(len(each.tokens_ms) for each in requests)
     phases = {name: _median([r.phases_ms.get(name) for r in requests]) for name in PHASES}
     gaps = [np.diff(each.tokens_ms[1:]) for each in requests if len(each.tokens_ms) > 2]
@@ -227,8 +228,8 @@ def _side(requests: list[Seen], seconds: float) -> Side:
     figures = {
         "ttft_p50_ms": float(np.percentile(first, 50)),
         "ttft_p99_ms": float(np.percentile(first, 99)),
-        "tpot_p50_ms": float(np.nanpercentile(more, 50)),
-        "tpot_p99_ms": float(np.nanpercentile(more, 99)),
+        "tpot_p50_ms": float(np.percentile(more, 50)),
+        "tpot_p99_ms": float(np.percentile(more, 99)),
         "output_tokens_per_s": tokens / max(seconds, 1e-9),
     }
     return Side(figures, phases, requests)
