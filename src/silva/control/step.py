@@ -154,12 +154,21 @@ class StepBuilder:
         elif looks:
             fills.look(state, entry)
         else:
-            # It was the most urgent of all: nobody could be computed in between.
+            # It was the most urgent of all, unless the room made for it has woken another one.
             entry.stage = Stage.STARTED
+            if not self._is_first(entry):
+                holdings.enqueue(state, entry)
+                return True
             self._computing = self._compute(entry)
             if not self._computing:
                 holdings.enqueue(state, entry)
         return True
+
+    def _is_first(self, entry: Entry) -> bool:
+        """Whether nobody in the queues is more urgent."""
+        state = self.state
+        names = (state.waiting.first(), state.started.first())
+        return all(name is None or entry.order < state.entries[name].order for name in names)
 
     def _join(self, entry: Entry) -> None:
         """A request that lacks the KV of its last token only decodes from this step on."""
