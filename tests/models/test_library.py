@@ -26,6 +26,7 @@ from silva.models import library as module
 from silva.models.fetch import Known
 from silva.models.language_loader import load_language_model
 from silva.models.library import Library
+from silva.models.mapped import MappedFile
 from silva.models.model_cache import ModelCache
 from silva.models.residency import resident_bytes
 from silva.models.text import load_text
@@ -265,6 +266,7 @@ def test_smollm2_answers_as_in_transformers(users_cache: Path) -> None:
     ("shape", "dtype", "converted"),
     [
         ("v3", "float32", True),
+        ("v3", "bfloat16", True),
         ("v2 lite", "bfloat16", True),
         ("v3 dense only", "float32", False),
     ],
@@ -286,6 +288,9 @@ def test_experts_that_lie_scattered_are_put_in_order_once(
     found = logits_of(model, sequences, steps)["a"]  # type: ignore[arg-type]
     expected = logits_of(own, sequences, steps)["a"]  # type: ignore[arg-type]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    entries = MappedFile(folder / "model.safetensors").entries
+    of_gates = {e.dtype for name, e in entries.items() if name.endswith("correction_bias")}
+    assert of_gates <= {torch.float32}  # of any type of model: choices hang on it
     size = (folder / "model.safetensors").stat().st_size
     for experts in model.exchange._layers.values():  # type: ignore[attr-defined]
         assert experts.gate_up.untyped_storage().nbytes() == size
