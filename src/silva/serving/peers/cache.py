@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,8 @@ from silva.serving.wire.star import Ray, address
 from silva.transfer import Transfer, open_transfer
 
 log = logging.getLogger("silva.cache")
+
+_FOLDER = re.compile(r"cache-\d{1,4}")
 
 STATUS_S = 0.5
 THREADS = 2
@@ -126,11 +129,14 @@ class CachePeer:
         return Kept(offer.number)
 
     def _meet(self, members: Members) -> None:
-        """Blocks on the disks of the others can be read here too: they may have had our keys."""
-        folder = self._start.config.kv.cache_folder
-        if folder and self._start.config.kv.cache_disk_bytes:
-            others = (m.name for m in members.caches if m.name != self._start.name)
-            self._store.see_siblings(Path(folder) / name for name in others)
+        """Blocks on the disks of the others can be read here too: they may have had our keys.
+
+        So can those of peers that have left: their disk tier is still there.
+        """
+        folder = Path(self._start.config.kv.cache_folder)
+        if self._start.config.kv.cache_folder and self._start.config.kv.cache_disk_bytes:
+            found = {m.name for m in members.caches} | _kept_folders(folder)
+            self._store.see_siblings(folder / n for n in sorted(found - {self._start.name}))
 
     def _counters(self) -> dict[str, float]:
         stats, kv = self._store.stats(), self._start.config.kv
@@ -145,6 +151,14 @@ class CachePeer:
             "corrupt": stats.corrupt + stats.healed,
             "write_errors": stats.write_errors,
         }
+
+
+def _kept_folders(folder: Path) -> set[str]:
+    """Names of the folders in `folder` that are those of cache peers, present or not."""
+    try:
+        return {p.name for p in folder.iterdir() if _FOLDER.fullmatch(p.name) and p.is_dir()}
+    except OSError:
+        return set()
 
 
 def _holder(asker: bytes, number: int) -> str:
