@@ -1,10 +1,13 @@
-"""Seconds of a round outside forward passes, backward passes and optimiser steps, as a share.
+"""Seconds of a tier outside forward passes, backward passes and optimiser steps, as a share.
 
     python benchmarks/overhead.py
 
-One short run of a recipe, clients one after another in one thread. The share comes from the run's
-own clocks (rounds.parquet); the profile says where the rest goes. Profiling slows Python down, so
-the run that is profiled is another one than the run that is clocked.
+One short run of a recipe, clients one after another in one thread. What counts is the whole stage by
+the wall clock: reading images, merging weights, checkpoints and leaves on disk too. Of these, forward
+and backward passes and optimiser steps of training are clocked by the clients themselves, forward
+passes without training (accuracy, the first head) and all other parts by clocks around functions. What
+torch imports when its first optimiser is made belongs to the start of a process, not to a round, and
+comes before. The profile of functions is of another run, since profiling slows Python down.
 """
 
 from __future__ import annotations
@@ -14,8 +17,11 @@ import io
 import os
 import pstats
 import shutil
-import statistics
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,39 +60,121 @@ def open_run(recipe: str, data: Path, settings: list[str], folder: Path) -> Run:
     return make_run(federation, config.seed, backbone, dataset, partition, store, state)
 
 
-def grow(run: Run) -> None:
-    """The three tiers; no unseen clients, no controls."""
+class Parts:
+    """Seconds by part of a stage, each without the parts that it calls."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._open: list[str] = []
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def inside(self, part: str) -> Iterator[None]:
+        """What is spent inside counts for `part`, and no longer for the part around it."""
+        self._count()
+        self._open.append(part)
+        try:
+            yield
+        finally:
+            self._count()
+            self._open.pop()
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+    @contextmanager
+    def around(self, places: Sequence[tuple[object, str, str]]) -> Iterator[None]:
+        """Clocks around functions, each a module or class, the function's name and its part."""
+        plain = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
+        for (owner, name, function), (_, _, part) in zip(plain, places, strict=True):
+            setattr(owner, name, self._clocked(function, part))
+        try:
+            yield
+        finally:
+            for owner, name, function in plain:
+                setattr(owner, name, function)
+
+    def _clocked(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self.inside(part):
+                return function(*arguments, **named)
+
+        return timed
+
+
+FORWARD, CLIENT = "forward passes without training", "client"
+
+
+def places() -> list[tuple[object, str, str]]:
+    """What `Parts` clocks."""
+    from silva.federation import client, heads, leaves, rounds
+    from silva.federation.run import Run
+    from silva.federation.runtime import local
+    from silva.federation.state import RunFolder
+
+    return [
+        (client, "features_of", FORWARD),
+        (heads, "features_of", FORWARD),
+        (local, "train_client", CLIENT),
+        (local.ClientImages, "_load", "images"),
+        (Run, "merge", "merging weights"),
+        (Run, "work", "tasks"),
+        (Run, "fresh_pairs", "tasks"),
+        (Run, "believes", "checks of replies"),
+        (rounds, "aggregate", "aggregation"),
+        (rounds, "relative_change", "stop rule"),
+        (rounds, "remember_bases", "running means"),
+        (leaves, "_record_overlaps", "overlap"),
+        (RunFolder, "save", "checkpoints"),
+        (RunFolder, "put", "files of clients"),
+        (RunFolder, "get", "files of clients"),
+    ]
+
+
+def grow(run: Run, parts: dict[str, Parts] | None = None) -> None:
+    """The three tiers; no unseen clients, no controls. `parts` gets the clocks of every stage."""
     from silva.federation.cascade import grow_clusters, grow_leaves, grow_root, make_clusters
 
     for stage in (grow_root, make_clusters, grow_clusters, grow_leaves):
-        with run.timed(run.state.stage):
-            stage(run)
+        name, clocks = run.state.stage, Parts()
+        with run.timed(name):
+            if parts is None:
+                stage(run)
+            else:
+                with clocks.around(places()), clocks.inside("rest"):
+                    stage(run)
+                parts[name] = clocks
 
 
-def shares(run: Run) -> Numbers:
-    """By tier: seconds of the rounds, seconds of arithmetic, share of the rest; and of the stage.
-
-    A stage also measures accuracy and writes checkpoints between its rounds.
-    """
+def shares(run: Run, parts: Mapping[str, Parts]) -> Numbers:
+    """By tier: seconds of the stage, of arithmetic in it, share of the rest, and the rest by part."""
     found: Numbers = {}
     for tier in TIERS:
         rows = [row for row in run.state.record.rounds if row.stage == tier]
-        seconds = sum(row.seconds for row in rows)
-        compute = sum(row.seconds_compute for row in rows)
-        each = [1 - row.seconds_compute / row.seconds for row in rows if row.seconds > 0]
-        found[tier] = {
-            "rows": len(rows),
-            "seconds": seconds,
-            "seconds_compute": compute,
-            "share": 1 - compute / seconds,
-            "median_share": statistics.median(each),
-            "stage_seconds": run.state.record.seconds[tier],
-        }
-    total = sum(found[tier]["seconds"] for tier in TIERS)
-    compute = sum(found[tier]["seconds_compute"] for tier in TIERS)
+        training = sum(row.seconds_compute for row in rows)
+        spent = dict(parts[tier].seconds)
+        forward = spent.pop(FORWARD, 0.0)
+        # With one cluster there is no cluster tier, and no client in it.
+        spent[CLIENT] = spent.get(CLIENT, 0.0) - training
+        found[tier] = _row(sum(spent.values()), training, forward) | {"parts": spent}
+    outside, training, forward = (
+        sum(found[tier][name] for tier in TIERS)
+        for name in ("seconds_outside", "seconds_training", "seconds_forward")
+    )
+    return {**found, "all": _row(outside, training, forward)}
+
+
+def _row(outside: float, training: float, forward: float) -> Numbers:
+    whole = outside + training + forward
     return {
-        **found,
-        "all": {"seconds": total, "seconds_compute": compute, "share": 1 - compute / total},
+        "seconds": whole,
+        "seconds_training": training,
+        "seconds_forward": forward,
+        "seconds_outside": outside,
+        "share": outside / whole,
     }
 
 
@@ -138,18 +226,20 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
+    torch.optim.AdamW([torch.zeros(1)])  # imports hundreds of modules, once a process
     circumstances = common.facts()
     print(common.heading(circumstances))
     print("seed      0\nunits     seconds; shares of 1\n")
     data = common.data_file(arguments.data_dir, arguments.recipe)
     folder = arguments.work / "overhead" / f"{arguments.recipe}.run"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    clocked = open_run(arguments.recipe, data, arguments.settings, folder)
-    grow(clocked)
-    tiers = shares(clocked)
+    clocked, parts = open_run(arguments.recipe, data, arguments.settings, folder), {}
+    grow(clocked, parts)
+    tiers = shares(clocked, parts)
     for tier, row in tiers.items():
-        median = f", median round {row['median_share']:.1%}" if "median_share" in row else ""
-        print(f"{tier:8} {row['seconds']:8.2f} s, outside arithmetic {row['share']:.1%}{median}")
+        print(f"{tier:8} {row['seconds']:8.2f} s, outside arithmetic {row['share']:.1%}")
+        for part, seconds in sorted(row.get("parts", {}).items(), key=lambda item: -item[1]):
+            print(f"{'':8} {seconds:8.2f} s, {seconds / row['seconds']:6.1%}  {part}")
     functions = profile(open_run(arguments.recipe, data, arguments.settings, folder))
     for row in functions:
         print(f"{row['own_share']:7.1%} {row['cumulative_share']:7.1%}  {row['function']}")

@@ -178,19 +178,37 @@ def overhead(results: Path) -> str:
     content = common.read_json(results / "overhead.json")
     if not content:
         return MISSING + code("python benchmarks/overhead.py")
+    names = ("seconds", "seconds_training", "seconds_forward", "seconds_outside")
     rows = []
     for tier in (*TIERS, "all"):
         row = content["tiers"][tier]
-        median = f"{100 * row['median_share']:.1f}" if "median_share" in row else "-"
-        cells = (f"{row['seconds']:.2f}", f"{row['seconds_compute']:.2f}")
-        rows.append((tier, *cells, f"{100 * row['share']:.1f}", median))
-    heads = ("tier", "seconds of rounds", "in arithmetic", "outside %", "median round %")
+        cells = (f"{row[name]:.2f}" for name in names)
+        rows.append((tier, *cells, f"{100 * row['share']:.1f}"))
+    heads = ("tier", "seconds", "training", "other forward passes", "outside", "outside %")
+    spent = {tier: content["tiers"][tier]["parts"] for tier in TIERS}
+    every = sorted({name for found in spent.values() for name in found})
+    parts = [
+        (
+            name,
+            *(_share(spent[tier].get(name), content["tiers"][tier]["seconds"]) for tier in TIERS),
+        )
+        for name in every
+    ]
     profile = []
     for row in content["profile"]:
         shares = (f"{100 * row[kind]:.1f}" for kind in ("own_share", "cumulative_share"))
         profile.append((plain(row["function"]), f"{row['calls']:,}", *shares))
     columns = ("function", "calls", "own %", "with callees %")
-    return "\n\n".join((table(heads, rows), table(columns, profile), provenance(content)))
+    tables = (
+        table(heads, rows),
+        table(("outside, % of the stage", *TIERS), parts),
+        table(columns, profile),
+    )
+    return "\n\n".join((*tables, provenance(content)))
+
+
+def _share(seconds: float | None, whole: float) -> str:
+    return "-" if seconds is None else f"{100 * seconds / whole:.1f}"
 
 
 def memory(results: Path) -> str:

@@ -18,6 +18,7 @@ from tiny import (
 
 from silva.adapters.subspace import mean_overlap
 from silva.adapters.tiers import AdapterPath, LoraPair, Tier
+from silva.federation import client
 from silva.federation.client import (
     Work,
     correct_by_class,
@@ -129,6 +130,33 @@ def test_numbers_that_are_not_finite_are_seen_wherever_they_stand() -> None:
     bias = update.head.bias.clone()
     bias[0] = float("inf")
     assert not replace(update, head=replace(update.head, bias=bias)).finite()
+
+
+def test_penalty_clipping_and_projection_are_no_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def slow(seconds: float, function):
+        def timed(*arguments, **named):
+            now[0] += seconds
+            return function(*arguments, **named)
+
+        return timed
+
+    monkeypatch.setattr(client.time, "perf_counter", lambda: now[0])
+    places = [
+        *((client, name, 1.0) for name in ("penalty", "project", "_batches")),
+        (torch.nn.utils, "clip_grad_norm_", 10.0),
+        (torch.Tensor, "backward", 100.0),
+        (torch.optim.AdamW, "step", 1000.0),
+        (BASE.model, "features", 10000.0),
+    ]
+    for owner, name, seconds in places:
+        monkeypatch.setattr(owner, name, slow(seconds, getattr(owner, name)))
+    frozen = (Frozen({n: p.B for n, p in random_pairs(7).items()}, 1.0),)
+    task = work(frozen=frozen, orthogonality="hard", epochs=1)
+    update = train_client(BASE.model, DATA, task, replace(LOCAL, batch_size=5))
+    assert update.seconds_compute == 2 * 11100.0
+    assert update.seconds == update.seconds_compute + 2 * 12.0 + 1.0
 
 
 def test_bytes_are_those_of_pair_and_head() -> None:

@@ -70,7 +70,9 @@ class Work:
 class Update:
     """What a client sends back: its trained pair and head, and how the work went.
 
-    `rejected` counts the passes that ended in NaN and were undone, where several passes are one.
+    `seconds_compute` were spent in forward and backward passes and optimiser steps; reading images,
+    the penalty's forward pass, clipping and projecting are not among them. `rejected` counts the
+    passes that were undone as not believable, where several passes are one.
     """
 
     client: str
@@ -101,7 +103,7 @@ def payload_bytes(pairs: Mapping[str, LoraPair], head: Head) -> int:
 
 @dataclass
 class _Trainable:
-    """Leaf tensors under training, and the clock around the model's own work."""
+    """Leaf tensors under training."""
 
     pairs: dict[str, LoraPair]
     head: Head
@@ -113,6 +115,19 @@ class _Trainable:
 
     def tensors(self) -> list[Tensor]:
         return [p for group in self.parameters for p in group["params"]]  # type: ignore[attr-defined]
+
+
+class _Clock:
+    """Adds up the seconds spent inside."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self._since
 
 
 def _trainable(work: Work, local: LocalConfig) -> _Trainable:
@@ -141,7 +156,7 @@ def train_client(model: ViT, data: ClientData, work: Work, local: LocalConfig) -
     for a given seed and thread count on a CPU. Computes where the model is; data, task and update
     are on the CPU.
     """
-    started, compute, loss_sum, seen = time.perf_counter(), 0.0, 0.0, 0
+    started, loss_sum, seen, arithmetic = time.perf_counter(), 0.0, 0, _Clock()
     device = device_of(model)
     work = work.to(device)
     state = _trainable(work, local)
@@ -155,23 +170,22 @@ def train_client(model: ViT, data: ClientData, work: Work, local: LocalConfig) -
     fixed = None if work.train_pairs else features_of(model, data.pixels, adaptation)
     for rows in _batches(len(data.labels), work, local.batch_size):
         labels = data.labels[rows].to(device)
-        clock = time.perf_counter()
-        if fixed is None:
-            features = model.features(data.pixels[rows].to(device), adaptation)
-        else:
-            features = fixed[rows].to(device)
-        loss = F.cross_entropy(F.linear(features, state.head.weight, state.head.bias), labels)
+        batch = (data.pixels if fixed is None else fixed)[rows].to(device)
+        with arithmetic:
+            features = model.features(batch, adaptation) if fixed is None else batch
+            loss = F.cross_entropy(F.linear(features, state.head.weight, state.head.bias), labels)
         total = loss
         if work.train_pairs:
             total = loss + penalty(state.factors, work.frozen, work.orthogonality)
-        total.backward()
+        with arithmetic:
+            total.backward()
         if local.clip > 0:
             torch.nn.utils.clip_grad_norm_(state.tensors(), local.clip)
-        optimiser.step()
+        with arithmetic:
+            optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if bases:
             project(state.factors, bases)
-        compute += time.perf_counter() - clock
         loss_sum += float(loss.detach()) * len(rows)
         seen += len(rows)
     return Update(
@@ -181,7 +195,7 @@ def train_client(model: ViT, data: ClientData, work: Work, local: LocalConfig) -
         images=len(data.labels),
         loss=loss_sum / max(seen, 1),
         seconds=time.perf_counter() - started,
-        seconds_compute=compute,
+        seconds_compute=arithmetic.seconds,
     )
 
 
