@@ -85,3 +85,6 @@ class ServeConfig:
     silence_s: float = setting(
         5.0, help="seconds after which a silent peer is no longer counted on", low=0.5, high=600.0
     )
+    stuck_s: float = setting(
+        120.0, help="seconds of one step after which a peer is ended", low=1.0, high=86400.0
+    )

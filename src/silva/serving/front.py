@@ -29,11 +29,12 @@ from silva.serving.hub.hub import Hub
 from silva.serving.hub.peer import Peer
 from silva.serving.hub.roles import RoleWatch
 from silva.serving.hub.settings import HubSettings
+from silva.serving.hub.watch import stuck
 from silva.serving.overview import overview
 from silva.serving.peers.start import PeerStart
 from silva.serving.supervisor import Supervisor
 from silva.serving.wire.messages import AnyMessage, Hello, Message, Role, Stop
-from silva.serving.wire.star import Centre, address
+from silva.serving.wire.star import Centre, address, peer_of
 
 log = logging.getLogger("silva.front")
 
@@ -115,6 +116,9 @@ class Front:
 
     async def _tick(self) -> None:
         self.hub.tick()
+        for peer in stuck(self.hub.peers.values(), self.config.stuck_s):
+            log.error("%s is ended: its step has taken %.0f s", peer.name, peer.busy_s)
+            self._supervisor.kill(peer.name)
         advice = self._roles.tick()
         if advice is None or self._closing:
             return
@@ -162,7 +166,7 @@ class Front:
             self._centre.send(identity, message)
 
     def _receive(self, identity: str, message: AnyMessage) -> None:
-        name = self._names.get(identity)
+        name = self._names.get(peer_of(identity))
         if name is not None and isinstance(message, Hello):
             self._supervisor.serves(name)
         if name is not None:  # else the last words of a process that has been replaced

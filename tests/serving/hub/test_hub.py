@@ -12,11 +12,14 @@ from silva.control.request import FinishReason, Output, Request, SamplingParams
 from silva.serving.backend import BusyError, UnavailableError, UnservableError
 from silva.serving.hub.hub import Hub
 from silva.serving.hub.settings import HubSettings
+from silva.serving.hub.watch import stuck
 from silva.serving.wire.messages import (
+    Beat,
     Cancel,
     Failed,
     HandOver,
     Hello,
+    Hold,
     Joined,
     Load,
     Members,
@@ -215,6 +218,44 @@ def test_a_silent_peer_is_replaced_and_refused_when_it_wakes() -> None:
         assert s.hub.counters["refused_late"] == 1
         assert s.hub.peers["decode-1"].usable
         assert ("decode-1", Cancel("a", 0)) in s.sent
+
+    play(scene)
+
+
+def test_a_peer_that_only_beats_is_not_silent_and_is_stuck_when_its_step_does_not_end() -> None:
+    async def scene(s: Stage) -> None:
+        await s.ask("a")
+        for second in range(1, 11):
+            s.clock.now += 1
+            s.hub.receive("prefill-1", Beat(float(second)))
+            s.hub.receive("decode-1", Beat(0.0))
+            s.hub.tick()
+        assert not any(peer.silent for peer in s.hub.peers.values())
+        assert s.hub.counters["retries"] == 0
+        assert [peer.name for peer in stuck(s.hub.peers.values(), 9.5)] == ["prefill-1"]
+        assert stuck(s.hub.peers.values(), 10.0) == []
+        s.hub.receive("prefill-1", Beat(0.0))
+        assert stuck(s.hub.peers.values(), 9.5) == []
+
+    play(scene)
+
+
+def test_blocks_are_to_be_held_until_the_decode_peer_has_them() -> None:
+    async def scene(s: Stage) -> None:
+        await s.ask("a")
+        await s.ask("b")
+        s.hub.tick()
+        assert not s.of(Hold)
+        s.prefilled("a")
+        s.hub.tick()
+        assert s.of(Hold) == [("prefill-1", Hold((("a", 0),)))]
+        s.prefilled("b")
+        s.hub.tick()
+        assert s.of(Hold)[1:] == [("prefill-1", Hold((("a", 0), ("b", 0))))]
+        for name in ("a", "b"):
+            s.hub.receive("decode-1", Joined(name, 0))
+        s.hub.tick()
+        assert len(s.of(Hold)) == 2
 
     play(scene)
 

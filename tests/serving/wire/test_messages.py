@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from silva.control.request import Output, Phases, Request, SamplingParams, TokenLogprob
 from silva.errors import ServingError
 from silva.serving.wire.messages import (
+    Beat,
     Found,
     HandOver,
+    Hold,
     Message,
     Prefill,
     Prefilled,
@@ -43,6 +45,8 @@ REQUEST = Request(
         HandOver("r", 1, 7, (PIECE, PIECE)),
         Tokens((3,), (Output("r", (1, 2), (), "length", 5, Phases(1.0, 2.0)),)),
         Found(3, (PIECE, None)),
+        Hold((("r", 1), ("s", 0))),
+        Beat(1.5),
         Status(PeerLoad(1, 2, 3, 4, 7), {"hits": 3.0}),
     ],
 )

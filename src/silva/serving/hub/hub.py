@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 from silva.control.mapping import PeerLoad, choose_decode, choose_prefill
@@ -25,8 +25,10 @@ from silva.serving.hub.flight import Flight
 from silva.serving.hub.peer import TOTALS, Peer
 from silva.serving.hub.settings import HubSettings
 from silva.serving.hub.traffic import Traffic
+from silva.serving.hub.watch import holds, silent
 from silva.serving.wire.messages import (
     AnyMessage,
+    Beat,
     Cancel,
     Failed,
     HandOver,
@@ -188,6 +190,8 @@ class Hub:
                 self._count(peer, message.counters)
                 peer.load, peer.counters = message.load, message.counters
                 peer.reported_s = peer.heard_s
+            case Beat():
+                peer.busy_s = message.busy_s
             case Tokens():
                 for attempt, output in zip(message.attempts, message.outputs, strict=True):
                     self._tokens(name, attempt, output)
@@ -356,20 +360,18 @@ class Hub:
         return flight.decode == peer.name
 
     def tick(self) -> None:
-        """Call twice a second: peers that have fallen silent are no longer counted on."""
+        """Call twice a second: peers that have fallen silent are no longer counted on, and prefill
+        peers are told whose blocks they have to hold.
+        """
         now = self._clock()
-        for peer in self._silent(now):
+        for peer in silent(self.peers.values(), now, self.settings.suspect_after_s):
             log.warning("%s has been silent for %.1f s", peer.name, now - peer.heard_s)
             peer.silent = True
             self._abandon(peer)
             self._membership(peer)
+        for name, hold in holds(self.flights.values()).items():
+            self._send(name, hold)
         self.dispatch()
-
-    def _silent(self, now: float) -> Iterator[Peer]:
-        for peer in list(self.peers.values()):
-            counted = peer.state != "starting" and not peer.silent
-            if counted and now - peer.heard_s > self.settings.suspect_after_s:
-                yield peer
 
     def end(self, why: str) -> None:
         """Tell every client that is still waiting that nothing more comes."""

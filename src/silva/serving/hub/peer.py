@@ -30,6 +30,8 @@ class Peer:
     heard_s: float = 0.0
     reported_s: float = 0.0
     """When its counters came."""
+    busy_s: float = 0.0
+    """For how long it has been in its present step, as its last beat said."""
     silent: bool = False
     """Not heard of for too long: its requests went elsewhere, and it gets none until it speaks."""
 

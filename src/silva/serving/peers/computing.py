@@ -3,7 +3,7 @@
     receive -> proceed -> step -> report          (one thread; nobody else touches the engine)
 
 Reading other peers' memory and asking the cache is the business of `cached.CacheClient`'s thread,
-compiling grammars that of `compiler.Compiler`'s.
+compiling grammars that of `compiler.Compiler`'s, telling that the process runs that of `heart.Heart`'s.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from silva.serving.engine.engine import Listener, StepError
 from silva.serving.make_engine import make_engine
 from silva.serving.peers.cached import CacheClient
 from silva.serving.peers.compiler import Compiler
+from silva.serving.peers.heart import Heart
 from silva.serving.peers.offers import Offers
 from silva.serving.peers.start import PeerStart
 from silva.serving.wire.messages import (
@@ -82,13 +83,16 @@ class ComputingPeer(Listener, ABC):
     def run(self) -> None:
         """Serve until told to stop."""
         self.ray.send(Hello(self.start.name, self.role, os.getpid(), load=self._load()))
+        heart = Heart(self.start)
         busy = False
         while not self._stopping:
+            heart.turn()
             for _, message in self.ray.receive(0.0 if busy else STATUS_S):
                 self._receive(message)
             self.proceed(time.monotonic())
             busy = self.engine.step()
             self._report()
+        heart.close()
         self._compiler.close()
         self.cache.close()
         self.transfer.close()

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import ClassVar
 
 from silva.control.fills import fill, filled, give_up
-from silva.control.lease import Lease, Leases
+from silva.control.lease import Lease, LeaseExpiredError, Leases
 from silva.control.request import Request
 from silva.errors import ServingError
 from silva.serving.engine.engine import Handed
 from silva.serving.peers.cached import Findings
-from silva.serving.peers.computing import ComputingPeer
+from silva.serving.peers.computing import ComputingPeer, attempt_id
 from silva.serving.peers.start import PeerStart
-from silva.serving.wire.messages import AnyMessage, Prefill, Prefilled, Role
+from silva.serving.wire.messages import AnyMessage, Hold, Prefill, Prefilled, Role
 from silva.transfer import Piece
-
-HOLD_S = 120.0
-"""Longer than any hand-over that is still going on: the front says when it is over."""
 
 
 class PrefillPeer(ComputingPeer):
@@ -30,13 +28,26 @@ class PrefillPeer(ComputingPeer):
     def __init__(self, start: PeerStart) -> None:
         super().__init__(start)
         self._leases = Leases()
+        # The front renews between steps only, and none of them is longer than `stuck_s`.
+        self._hold_s = 2 * start.config.stuck_s
         self._held: dict[str, Lease] = {}
 
     def take(self, message: AnyMessage) -> None:
-        if not isinstance(message, Prefill):
-            raise TypeError(f"a prefill peer was sent {type(message).__name__}")
-        request = self.known(message.request)
-        self.compile(request, partial(self._add, request))
+        match message:
+            case Prefill():
+                request = self.known(message.request)
+                self.compile(request, partial(self._add, request))
+            case Hold():
+                for name, attempt in message.attempts:
+                    self._renew(attempt_id(name, attempt))
+            case _:
+                raise TypeError(f"a prefill peer was sent {type(message).__name__}")
+
+    def _renew(self, inside: str) -> None:
+        lease = self._held.get(inside)
+        if lease is not None:
+            with suppress(LeaseExpiredError):  # `proceed` ends the attempt
+                self._held[inside] = self._leases.renew(lease.id, time.monotonic(), self._hold_s)
 
     def _add(self, request: Request) -> None:
         try:
@@ -59,7 +70,7 @@ class PrefillPeer(ComputingPeer):
         inside = handed.sampled.request
         request, now = self.requests.get(inside), time.monotonic()
         if handed.finish is None:
-            self._held[inside] = self._leases.grant(inside, inside, now, HOLD_S)
+            self._held[inside] = self._leases.grant(inside, inside, now, self._hold_s)
         if request is None:
             self.forget(inside)
             return

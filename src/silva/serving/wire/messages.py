@@ -50,6 +50,13 @@ class Prefill(Message, frozen=True):
     request: Request
 
 
+class Hold(Message, frozen=True):
+    """front -> prefill, every half second: the blocks of these attempts are still to be read."""
+
+    attempts: tuple[tuple[str, int], ...]
+    """Requests and their attempts."""
+
+
 class Reserve(Message, frozen=True):
     """front -> decode: keep room for this request, whose blocks are on their way."""
 
@@ -126,6 +133,13 @@ class Status(Message, frozen=True):
     counters: dict[str, float]
 
 
+class Beat(Message, frozen=True):
+    """peer -> front, every half second, beside whatever it computes: its process runs."""
+
+    busy_s: float
+    """Seconds for which the peer's own thread has been in the present step."""
+
+
 class Hello(Message, frozen=True):
     """peer -> front: first message of a process, when it can take requests."""
 
@@ -184,6 +198,7 @@ class Kept(Message, frozen=True):
 AnyMessage = (
     Members
     | Prefill
+    | Hold
     | Reserve
     | Prefilled
     | HandOver
@@ -193,6 +208,7 @@ AnyMessage = (
     | Cancel
     | Tokens
     | Status
+    | Beat
     | Hello
     | Stop
     | Lookup

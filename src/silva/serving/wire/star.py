@@ -35,6 +35,19 @@ def address(folder: Path, name: str) -> str:
     return f"ipc://{folder / name}"
 
 
+HEART = "/heart"
+
+
+def heart_of(identity: str) -> str:
+    """The identity by which the heart of a peer's process speaks."""
+    return identity + HEART
+
+
+def peer_of(identity: str) -> str:
+    """The identity of the peer's process that speaks, itself or by its heart."""
+    return identity.removesuffix(HEART)
+
+
 def set_limits(socket: Any) -> None:
     """What every socket of a run has set."""
     socket.setsockopt(zmq.LINGER, 0)
