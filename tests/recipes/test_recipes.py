@@ -11,6 +11,7 @@ from silva.config import build, read_toml
 from silva.data.spec import parse_spec
 from silva.federation.tune import TuneConfig
 from silva.pretraining.config import PretrainConfig
+from silva.pretraining.language.config import LanguageRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.toml"))
@@ -20,7 +21,8 @@ FILES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*
 def test_a_recipe_is_a_whole_configuration(name: str) -> None:
     values = read_toml(RECIPES / name)
     if name.startswith("pretrain/"):
-        build(PretrainConfig, values, name)
+        kind = LanguageRecipe if values.get("kind") == "language" else PretrainConfig
+        build(kind, values, name)
         return
     config = build(TuneConfig, values, name)
     parse_spec(config.data.partition)

@@ -83,6 +83,11 @@ def test_a_name_that_nothing_has() -> None:
 def test_systems_name_machines_and_models_that_exist(name: str) -> None:
     assert all(read_system(name).sources.values())
     system = load_system(name)
+    if name == "silva-serve":  # its machine is the one that `silva profile` measures
+        with pytest.raises(ConfigError, match=r"here\.toml: no such file"):
+            _ = system.machine
+        assert system.network.name == "smollm2"
+        return
     assert system.machine.name in MACHINES
     assert system.network.name == "deepseek-r1"
     assert system.decode.dies <= system.machine.dies
