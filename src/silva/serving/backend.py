@@ -90,6 +90,8 @@ class PeerStatus:
     """Requests in its batch."""
     blocks_free: int = 0
     blocks_total: int = 0
+    blocks_used: int = 0
+    """Held by requests; with the free ones, all of them."""
     steps: int = 0
     """Steps that computed something; like the following, a total of this process."""
     step_s: float = 0.0
@@ -116,6 +118,7 @@ class PoolStatus:
     running: int = 0
     blocks_free: int = 0
     blocks_total: int = 0
+    blocks_used: int = 0
 
 
 @dataclass(frozen=True)

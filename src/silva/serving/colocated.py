@@ -124,6 +124,7 @@ class Colocated:
             "queue": counts.waiting,
             "running": counts.running,
             "blocks_free": counts.blocks_free,
+            "blocks_used": counts.blocks_used,
             "blocks_total": counts.blocks,
         }
         steps = spent(self._thread.engine.spent.told())

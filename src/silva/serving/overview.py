@@ -51,6 +51,7 @@ def _peer(peer: Peer) -> PeerStatus:
         queue=load.waiting,
         running=load.running,
         blocks_free=load.blocks_free,
+        blocks_used=load.blocks_used,
         blocks_total=load.blocks_total,
         **spent(peer.counters),
     )
@@ -63,6 +64,7 @@ def _pool(peers: list[PeerStatus]) -> PoolStatus:
         queue=sum(p.queue for p in peers),
         running=sum(p.running for p in peers),
         blocks_free=sum(p.blocks_free for p in peers),
+        blocks_used=sum(p.blocks_used for p in peers),
         blocks_total=sum(p.blocks_total for p in peers),
     )
 
