@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-import logging
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
-from serving_world import answer, request_of, run, save_model, server, settings
+import httpx
+from serving_world import save_model
 
-HEX = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+HEADERS = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+BODY = {"model": "tiny", "prompt": list(range(40)), "max_tokens": 8, "ignore_eos": True}
 
 
-def test_its_id_stands_in_the_log_of_every_peer(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    model = save_model(tmp_path / "model")
-
-    async def scene() -> None:
-        async with server(settings(tmp_path / "kv"), model) as front:
-            await answer(front, request_of(HEX, range(40), 8))
-            await answer(front, request_of("another", range(40), 8))
-
-    logger = logging.getLogger("silva")
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    try:
-        run(scene())
-    finally:
-        logger.setLevel(before)
-    lines = [line for line in capfd.readouterr().err.splitlines() if HEX in line]
+def test_its_id_stands_in_the_log_of_every_peer(tmp_path: Path) -> None:
+    model, log = save_model(tmp_path / "model"), tmp_path / "log.txt"
+    program = "from silva.cli.main import run; run()"
+    words = ["serve", str(model), "-v", "--port", "0", "--name", "tiny", "--kv", "4MiB"]
+    words += ["--cache-ram", "1MiB", "--cache-disk", "0", "--set", "serve.threads=1"]
+    with log.open("w") as written:
+        server = subprocess.Popen(
+            [sys.executable, "-c", program, *words],
+            stdout=subprocess.PIPE,
+            stderr=written,
+            text=True,
+            env=os.environ | {"SILVA_CACHE": str(tmp_path / "cache")},
+        )
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[-1]
+        answer = httpx.post(f"{url}/completions", json=BODY, headers=HEADERS, timeout=120)
+        assert answer.status_code == 200
+        assert answer.headers["x-request-id"] == TRACE
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=60)
+    lines = [line for line in log.read_text().splitlines() if TRACE in line]
     for peer, news in (
         ("prefill-1", "taken, attempt 0, 40 tokens"),
         ("cache-1", "0 of 2 blocks are here"),
