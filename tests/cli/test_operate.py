@@ -15,7 +15,9 @@ import pytest
 from calls import done, refused
 from fastapi.testclient import TestClient
 
+from silva.control.admission import Admission
 from silva.control.request import Output, Request
+from silva.control.slo import Trade
 from silva.serving.api.app import create_app
 from silva.serving.api.keys import KeyRing, parse_key
 from silva.serving.api.text import TextModel
@@ -24,12 +26,24 @@ from silva.serving.backend import (
     ChangeRefusedError,
     ModelCard,
     PeerStatus,
+    PoolStatus,
     Status,
     UnavailableError,
     UnknownPeerError,
 )
 
 URL = "http://127.0.0.1:8000"
+ADMISSION = Admission(
+    0.03,
+    17,
+    0.0284,
+    1200.0,
+    (
+        Trade(0.0, 64, 0.09, 711.0, 0),
+        Trade(0.03, 17, 0.0295, 576.0, 8),
+        Trade(0.015, 0, 0.016, 0.0, 0),
+    ),
+)
 
 
 class Peers:
@@ -58,8 +72,9 @@ class Peers:
         return Status(
             peers=(
                 PeerStatus("cache-1", "cache", 4712, "dead"),
-                PeerStatus("decode-1", "decode", 4711, "ready", 3, 2, 90, 100),
+                PeerStatus("decode-1", "decode", 4711, "ready", 3, 2, 90, 100, admission=ADMISSION),
             ),
+            pools={"cache": PoolStatus(1, 0), "decode": PoolStatus(1, 1, admission=ADMISSION)},
             cache=CacheStatus(objects=5, ram_bytes=7 << 20, disk_bytes=9 << 20, hits=3, misses=1),
             counters={"retries": 8},
         )
@@ -113,11 +128,26 @@ def test_status_as_a_table_and_as_json(peers: Peers, monkeypatch: pytest.MonkeyP
     [row] = [line for line in printed.splitlines() if "decode-1" in line]
     for part in ("decode", "4711", "ready", "3", "2", "90 of 100"):
         assert part in row
+    for part in ("2 of 17", "28.4"):
+        assert part in row
+    lines = printed.splitlines()
+    [title] = [n for n, line in enumerate(lines) if "what a target" in line]
+    assert "decode" in lines[title]
+    rows = [line.split("│")[1:-1] for line in lines[title:] if "│" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["none", "64", "90.0", "711"],
+        ["30 (set)", "17", "29.5", "576"],
+        ["15", "cannot be held", "16.0", ""],
+    ]
+    assert "at 1,200 tokens of context" in printed
     assert "dead" in printed
     assert "5 blocks, 7 MiB in RAM, 9 MiB on disk, 3 of 4 lookups hit" in printed
     assert "retries 8" in printed
     status = json.loads(done("status", "--json"))
     assert [peer["name"] for peer in status["peers"]] == ["cache-1", "decode-1"]
+    assert status["peers"][1]["admission"] == status["pools"]["decode"]["admission"]
+    assert status["peers"][1]["admission"]["batch"] == 17
+    assert status["peers"][0]["admission"] is None
     assert status["counters"] == {"retries": 8}
 
 

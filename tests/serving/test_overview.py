@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from silva.control.admission import Admission
+from silva.control.slo import Trade
 from silva.serving.hub.hub import Hub
 from silva.serving.hub.settings import HubSettings
 from silva.serving.overview import overview
@@ -13,6 +15,25 @@ CACHE = {"objects": 4.0, "hits": 5.0, "misses": 2.0, "corrupt": 1.0, "write_erro
 def start(hub: Hub, name: str, role: Role) -> None:
     hub.expect(name, role)
     hub.receive(name, Hello(name, role, pid=1))
+
+
+def admits(batch: int) -> Admission:
+    return Admission(0.05, batch, 0.04, 100.0, (Trade(0.0, 2 * batch, 0.08, 9.0, 0),))
+
+
+def test_what_decode_peers_let_in_is_shown_and_summed() -> None:
+    hub = hub_of_four()
+    start(hub, "decode-2", "decode")
+    assert overview(hub).pools["decode"].admission is None
+    for name, batch in (("decode-1", 3), ("decode-2", 4)):
+        hub.receive(name, Status(Load(), {}, admits(batch)))
+    status = overview(hub)
+    shown = {p.name: p.admission and p.admission.batch for p in status.peers if p.role != "cache"}
+    assert shown == {"decode-1": 3, "decode-2": 4, "prefill-1": None}
+    both = status.pools["decode"].admission
+    assert both is not None
+    assert (both.batch, both.trades[0].batch, both.trades[0].tokens_per_s) == (7, 14, 18.0)
+    assert status.pools["prefill"].admission is None
 
 
 def tell(hub: Hub, name: str, **counters: float) -> None:

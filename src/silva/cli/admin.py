@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 Url = Annotated[str, typer.Option(help="Where the server listens.")]
@@ -59,14 +60,26 @@ def show(status: dict[str, Any]) -> None:
     """Print the peers and the cache of a status."""
     from rich.console import Console
 
-    Console().print(table_of(status))
+    Console().print(page_of(status))
 
 
-def table_of(status: dict[str, Any]) -> Table:
-    """The peers of a status, a row each; below them the cache and the counters."""
+def page_of(status: dict[str, Any]) -> Group:
+    """A status: its peers, and below them what targets for time per token allow."""
+    from rich.console import Group
+
+    admissions = ((role, pool.get("admission")) for role, pool in status["pools"].items())
+    trades = (_trade(role, told) for role, told in admissions if told and told["trades"])
+    return Group(_table(status), *trades)
+
+
+def _table(status: dict[str, Any]) -> Table:
+    """The peers, a row each; below them the cache and the counters."""
     from rich.table import Table
 
-    table = Table("peer", "role", "pid", "state", "queue", "running", "blocks free")
+    table = Table()
+    table.add_column("peer", no_wrap=True)
+    for name in ("role", "pid", "state", "queue", "running", "ms a token", "blocks free"):
+        table.add_column(name)
     for peer in status["peers"]:
         blocks = f"{peer['blocks_free']} of {peer['blocks_total']}" if peer["blocks_total"] else ""
         table.add_row(
@@ -74,7 +87,7 @@ def table_of(status: dict[str, Any]) -> Table:
             str(peer["pid"]),
             peer["state"],
             str(peer["queue"]),
-            str(peer["running"]),
+            *_batch(peer),
             blocks,
         )
     cache = status["cache"]
@@ -85,6 +98,36 @@ def table_of(status: dict[str, Any]) -> Table:
         + ", ".join(f"{name} {value}" for name, value in status["counters"].items())
         + _roles(status["roles"])
     )
+    return table
+
+
+def _batch(peer: dict[str, Any]) -> tuple[str, str]:
+    """What runs, of how many that are let in, and the measured time per token."""
+    admission = peer.get("admission")
+    if admission is None:
+        return str(peer["running"]), ""
+    tpot_s = admission["tpot_s"]
+    return f"{peer['running']} of {admission['batch']}", f"{1e3 * tpot_s:.1f}" if tpot_s else ""
+
+
+def _trade(role: str, admission: dict[str, Any]) -> Table:
+    """For each target the batch that holds it, and what that gives."""
+    from rich.table import Table
+
+    own = admission["target_s"]
+    table = Table("target, ms", "batch", "ms a token", "tokens/s")
+    for row in admission["trades"]:
+        target = f"{1e3 * row['target_s']:g}" if row["target_s"] else "none"
+        held = row["batch"] > 0
+        table.add_row(
+            f"{target} (set)" if row["target_s"] == own else target,
+            str(row["batch"]) if held else "cannot be held",
+            f"{1e3 * row['tpot_s']:.1f}",
+            f"{row['tokens_per_s']:,.0f}" if held else "",
+        )
+    table.title = f"{role}: what a target for time per token allows"
+    context = f"{admission['context_tokens']:,.0f} tokens of context"
+    table.caption = f"at {context}, by the step times measured so far"
     return table
 
 

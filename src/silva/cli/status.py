@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from silva.cli.admin import HERE, AdminKey, Url, call, table_of
+from silva.cli.admin import HERE, AdminKey, Url, call, page_of
 
 WATCH_S = 1.0
 
@@ -23,7 +23,7 @@ def _status(
     watch: Annotated[bool, typer.Option("--watch", help="Again every second.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The status as JSON.")] = False,
 ) -> None:
-    """Peers, pools and cache of a running server."""
+    """Peers, batches and cache of a running server."""
     import time
 
     from rich.console import Console
@@ -33,9 +33,9 @@ def _status(
         typer.echo(json.dumps(call(url, admin_key, "status"), indent=2))
         return
     if not watch:
-        Console().print(table_of(call(url, admin_key, "status")))
+        Console().print(page_of(call(url, admin_key, "status")))
         return
-    with Live(table_of(call(url, admin_key, "status")), auto_refresh=False) as live:
+    with Live(page_of(call(url, admin_key, "status")), auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_S)
-            live.update(table_of(call(url, admin_key, "status")), refresh=True)
+            live.update(page_of(call(url, admin_key, "status")), refresh=True)

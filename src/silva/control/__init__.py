@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from silva.control.admission import Admission
     from silva.control.blocks import BlockPool
     from silva.control.eviction import TierPolicy
     from silva.control.handover import Reservation
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from silva.control.state import Counts, Settings, State
 
 _HOMES = {
+    "Admission": "admission",
     "BlockPool": "blocks",
     "CacheIdentity": "prefix",
     "Chunk": "request",
@@ -74,6 +76,7 @@ _HOMES = {
     "Window": "scaling",
 }
 __all__ = [
+    "Admission",
     "BlockPool",
     "CacheIdentity",
     "Chunk",

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from silva.control import fills, handover, scheduler
+from silva.control.admission import admitted, mean_context
 from silva.control.handover import Reservation
 from silva.control.measured import MeasuredStepTime
 from silva.control.request import Output, Plan, Request, StepResult
 from silva.control.scheduler import Update
-from silva.control.slo import largest_batch
 from silva.control.state import State
 from silva.reality.cores import Task
 from silva.serving.wire.messages import (
@@ -55,18 +55,14 @@ class PeerTwin(ABC):
 
     def load(self) -> Load:
         """What the peer tells the hub of itself."""
-        counts, settings = self.state.counts(), self.state.settings
-        most = settings.max_running
-        if settings.target_s is not None and counts.decoding:
-            mean = self.state.context_tokens / counts.decoding
-            most = largest_batch(self.learned, settings.target_s, mean, most)
+        counts = self.state.counts()
         return Load(
             waiting=counts.waiting,
             running=counts.running,
             blocks_free=counts.blocks_free,
             blocks_used=counts.blocks_used,
             blocks_total=counts.blocks,
-            most_running=max(1, most),
+            most_running=admitted(self.state, self.learned, mean_context(self.state)),
         )
 
     def hear(self, message: Message) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from silva.control.admission import Admission
 from silva.control.request import Output, Request
 from silva.errors import SilvaError
 
@@ -106,6 +107,8 @@ class PeerStatus:
     """Guessed tokens that were computed."""
     accepted: int = 0
     """Of them, the right ones."""
+    admission: Admission | None = None
+    """What the target for time per token lets in; of peers that decode."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class PoolStatus:
     blocks_free: int = 0
     blocks_total: int = 0
     blocks_used: int = 0
+    admission: Admission | None = None
+    """Of those of its peers that decode, summed."""
 
 
 @dataclass(frozen=True)

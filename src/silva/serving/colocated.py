@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from silva.control.request import Output, Request
 from silva.errors import ServingError
@@ -120,12 +121,13 @@ class Colocated:
         if self._thread is None:
             return Status(counters=self._counters)
         counts = self._thread.counts
-        numbers = {
+        numbers: dict[str, Any] = {
             "queue": counts.waiting,
             "running": counts.running,
             "blocks_free": counts.blocks_free,
             "blocks_used": counts.blocks_used,
             "blocks_total": counts.blocks,
+            "admission": self._thread.admission,
         }
         steps = spent(self._thread.engine.spent.told())
         state: PeerState = "ready" if self.ready() else "draining"

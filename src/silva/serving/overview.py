@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from silva.control.admission import together
 from silva.serving.backend import CacheStatus, PeerState, PeerStatus, PoolStatus, Status
 from silva.serving.engine.spent import NAMES as SPENT
 from silva.serving.hub.hub import Hub
@@ -54,6 +55,7 @@ def _peer(peer: Peer) -> PeerStatus:
         blocks_used=load.blocks_used,
         blocks_total=load.blocks_total,
         **spent(peer.counters),
+        admission=peer.admission,
     )
 
 
@@ -66,6 +68,7 @@ def _pool(peers: list[PeerStatus]) -> PoolStatus:
         blocks_free=sum(p.blocks_free for p in peers),
         blocks_used=sum(p.blocks_used for p in peers),
         blocks_total=sum(p.blocks_total for p in peers),
+        admission=together(p.admission for p in peers if p.admission is not None),
     )
 
 

@@ -9,7 +9,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from silva.control.admission import Admission
 from silva.control.request import Output, Phases, Request, TokenLogprob
+from silva.control.slo import Trade
 from silva.errors import ModelError
 from silva.serving.backend import (
     CacheStatus,
@@ -22,6 +24,9 @@ from silva.serving.backend import (
 )
 
 BOS, EOS = 256, 257
+ADMISSION = Admission(
+    0.03, 12, 0.028, 200.0, (Trade(0.0, 64, 0.09, 711.0, 0), Trade(0.03, 12, 0.0295, 407.0, 8))
+)
 WORDS = (" the", "<tool_call>", "</tool_call>", "\n\n")
 """Tokens of several bytes, from 258 on."""
 VOCABULARY = 258 + len(WORDS)
@@ -175,7 +180,10 @@ class FakeBackend:
     def status(self) -> Status:
         return Status(
             peers=(PeerStatus("prefill-1", "prefill", 11, "ready", queue=2, running=1),),
-            pools={"prefill": PoolStatus(1, 1, 2, 1, 7, 8)},
+            pools={
+                "prefill": PoolStatus(1, 1, 2, 1, 7, 8),
+                "decode": PoolStatus(1, 1, admission=ADMISSION),
+            },
             cache=CacheStatus(objects=5, hits=3, misses=2),
             counters={"retries": 4},
         )

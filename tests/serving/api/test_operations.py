@@ -94,6 +94,12 @@ def test_metrics(api: Api, backend: FakeBackend) -> None:
     assert found['silva_http_requests_total{path="/v1/completions",status="404"}'] == 1
     assert found['silva_peers{role="prefill",state="ready"}'] == 1
     assert found['silva_pool_queue{role="prefill"}'] == 2
+    assert found['silva_tpot_target_seconds{role="decode"}'] == 0.03
+    assert found['silva_tpot_seconds{role="decode"}'] == 0.028
+    assert found['silva_batch_admitted{role="decode"}'] == 12
+    assert found['silva_trade_batch{role="decode",target_seconds="0"}'] == 64
+    assert found['silva_trade_tokens_per_second{role="decode",target_seconds="0.03"}'] == 407
+    assert 'silva_batch_admitted{role="prefill"}' not in found
     assert found["silva_backend_retries_total"] == 4
     assert found["silva_answers_open"] == 0
     assert found["silva_ready"] == 1

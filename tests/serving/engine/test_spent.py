@@ -25,6 +25,24 @@ def test_the_time_between_busy_steps_belongs_to_the_first_of_them() -> None:
     }
 
 
+def test_the_time_per_token_is_that_of_requests_that_decode() -> None:
+    spent = Spent()
+    for start_s, step_s, decoding, right in (
+        (0.0, 5.0, 0, 0),  # a prompt alone
+        (5.0, 0.25, 4, 0),
+        (5.25, 0.5, 2, 2),  # two tokens each
+        (5.75, 4.25, 2, 0),  # a pause counts a little
+    ):
+        spent.turn(start_s)
+        assert spent.tpot_s == (0.25 if start_s > 5.0 else 0.0)
+        spent.computed(start_s, step_s, step_s, decoding, right)
+    assert spent.accepted == 2
+    spent.turn(10.0)
+    assert spent.tpot_s == 0.5
+    spent.turn(99.0)
+    assert spent.tpot_s == 0.5
+
+
 def test_an_engine_counts_its_steps(model: LanguageModel) -> None:
     world = World(model, blocks=CONTEXT // 4, step_tokens=40, max_running=12)
     for number in range(12):

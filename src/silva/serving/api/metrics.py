@@ -95,6 +95,7 @@ class _OfBackend(Collector):
         yield _gauge("silva_answers_waiting", "Of those, without a token", self._gate.waiting)
         yield _count("silva_refused", "Requests refused with 429 by the front", self._gate.refused)
         yield from _pools(status)
+        yield from _admission(status)
         yield from _roles(status)
         cache = status.cache
         for name in ("objects", "ram_bytes", "disk_bytes"):
@@ -115,6 +116,29 @@ def _pools(status: Status) -> Iterator[Metric]:
         gauge = GaugeMetricFamily(f"silva_pool_{name}", f"Pool: {name}", labels=["role"])
         for role, pool in status.pools.items():
             gauge.add_metric([role], getattr(pool, name))
+        yield gauge
+
+
+def _admission(status: Status) -> Iterator[Metric]:
+    """The target for time per token, what it lets in, and what it costs."""
+    held = {role: p.admission for role, p in status.pools.items() if p.admission is not None}
+    for name, field, text in (
+        ("silva_tpot_target_seconds", "target_s", "Target for time per token; 0: none"),
+        ("silva_tpot_seconds", "tpot_s", "Measured time per token, of the slowest peer"),
+        ("silva_batch_admitted", "batch", "Requests that are let decode together"),
+    ):
+        gauge = GaugeMetricFamily(name, text, labels=["role"])
+        for role, admission in held.items():
+            gauge.add_metric([role], getattr(admission, field))
+        yield gauge
+    for name, field, text in (
+        ("silva_trade_batch", "batch", "Batch that a target allows, by measured step times"),
+        ("silva_trade_tokens_per_second", "tokens_per_s", "Tokens a second at that batch"),
+    ):
+        gauge = GaugeMetricFamily(name, text, labels=["role", "target_seconds"])
+        for role, admission in held.items():
+            for row in admission.trades:
+                gauge.add_metric([role, f"{row.target_s:g}"], getattr(row, field))
         yield gauge
 
 

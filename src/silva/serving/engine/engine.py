@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from silva.control import fills, handover, scheduler
+from silva.control.admission import Admission, admission
 from silva.control.handover import Reservation
 from silva.control.measured import MeasuredStepTime
 from silva.control.prefix import CacheIdentity, extend
@@ -161,6 +162,7 @@ class Engine:
         self._clock = clock
         self._tracked: dict[str, Tracked] = {}
         self._failed_steps = 0
+        self._admission: Admission | None = None
 
     # What an owner asks for.
 
@@ -226,6 +228,12 @@ class Engine:
         """Requests by where they stand, and blocks; O(1)."""
         return self.state.counts()
 
+    def admission(self) -> Admission:
+        """What the target for time per token lets in; some hundred predictions of a step."""
+        told = admission(self.state, self.step_time, self.spent.tpot_s, self._admission)
+        self._admission = told
+        return told
+
     # One step.
 
     def step(self) -> bool:
@@ -250,10 +258,11 @@ class Engine:
             # Blocks that were given back may let another request start.
             return bool(plan.left)
         self._failed_steps = 0
-        self.spent.computed(now_s, executed.result.seconds, self.runner.model_s)
+        load, seconds = self.state.load(), executed.result.seconds
+        right = sum(count for _, count in executed.result.more)
+        self.spent.computed(now_s, seconds, self.runner.model_s, load.decoding, right)
         self.spent.drafted += executed.drafted
-        self.spent.accepted += sum(count for _, count in executed.result.more)
-        self.step_time.observe(*self.state.load(), executed.result.seconds)
+        self.step_time.observe(*load, seconds)
         lose(self.state, executed.failed)
         finished = (request for request, _ in executed.result.finished)
         over = dict.fromkeys((*scheduler.ending(self.state, executed.result.more), *finished))

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from silva.control.admission import Admission
 from silva.control.request import Output, Request
 from silva.control.state import Counts
 from silva.errors import ServingError
@@ -28,6 +29,9 @@ log = logging.getLogger("silva.engine")
 OnOutput = Callable[[Output], None]
 OnError = Callable[[ServingError], None]
 Deliver = Callable[[Callable[[], None]], object]
+
+LOOK_S = 0.5
+"""What a target lets in is worked out so often."""
 
 
 class StoppedError(ServingError):
@@ -60,7 +64,8 @@ class EngineThread(Listener):
         self._wake = threading.Condition()
         self._stopping = self._ended = False
         self._deadline_s = 0.0
-        self._counts = engine.counts()
+        self._counts, self._admission = engine.counts(), engine.admission()
+        self._look_again_s = 0.0
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._thread = threading.Thread(target=self.run, name="engine", daemon=True)
 
@@ -73,6 +78,11 @@ class EngineThread(Listener):
     def counts(self) -> Counts:
         """As after the last step."""
         return self._counts
+
+    @property
+    def admission(self) -> Admission:
+        """As half a second ago, or as when there was nothing left to compute."""
+        return self._admission
 
     def start(self) -> None:
         """Begin to serve."""
@@ -129,7 +139,7 @@ class EngineThread(Listener):
             busy = True
             while self._next(busy):
                 busy = self.engine.step()
-                self._counts = self.engine.counts()
+                self._look(busy)
         except Exception as error:
             log.critical("the engine ends", exc_info=error)
             why = f"the engine ended: {type(error).__name__}: {str(error)[:200]}"
@@ -159,6 +169,13 @@ class EngineThread(Listener):
             self._refuse(request, owner, error)
 
     # On the engine's thread.
+
+    def _look(self, busy: bool) -> None:
+        """Renew what others may read of the engine."""
+        self._counts, now_s = self.engine.counts(), time.monotonic()
+        if not busy or now_s >= self._look_again_s:
+            self._look_again_s = now_s + LOOK_S
+            self._admission = self.engine.admission()
 
     def _next(self, busy: bool) -> bool:
         """Carry out orders, waiting for one if there is nothing to compute; False: it is over."""

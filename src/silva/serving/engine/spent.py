@@ -24,17 +24,32 @@ class Spent:
     """Guessed tokens that were computed."""
     accepted: int = 0
     """Of those, the right ones: each saved its request a step."""
+    tpot_s: float = 0.0
+    """Seconds from one token of a request to its next, of late; no total."""
     _since_s: float | None = field(default=None, repr=False)
+    _each: float = field(default=0.0, repr=False)
+    """Tokens that the last step gave to each request that decoded, on average; 0: none did."""
 
     def turn(self, now_s: float) -> None:
         """A step begins, or is looked for: what came before it belongs to the one before."""
         if self._since_s is not None:
-            self.step_s += now_s - self._since_s
+            step_s = now_s - self._since_s
+            self.step_s += step_s
+            if self._each:
+                tpot_s = step_s / self._each
+                self.tpot_s += (tpot_s - self.tpot_s) / (_LATE if self.tpot_s else 1)
         self._since_s = None
 
-    def computed(self, start_s: float, execute_s: float, model_s: float) -> None:
-        """The step that began at `start_s` was computed; `model_s`: in the model, of all steps."""
+    def computed(
+        self, start_s: float, execute_s: float, model_s: float, decoding: int = 0, right: int = 0
+    ) -> None:
+        """The step that began at `start_s` was computed; `model_s`: in the model, of all steps.
+
+        It gave a token to each of `decoding` requests, and `right` guessed ones beside.
+        """
         self._since_s = start_s
+        self._each = (decoding + right) / decoding if decoding else 0.0
+        self.accepted += right
         self.steps += 1
         self.execute_s += execute_s
         self.model_s = model_s
@@ -43,5 +58,8 @@ class Spent:
         """As a peer reports it."""
         return {name: getattr(self, name) for name in NAMES}
 
+
+_LATE = 16
+"""So many steps are "of late"."""
 
 NAMES = ("steps", "step_s", "execute_s", "model_s", "preempted", "drafted", "accepted")

@@ -189,6 +189,7 @@ class Hub:
             case Status():
                 self._count(peer, message.counters)
                 peer.load, peer.counters = message.load, message.counters
+                peer.admission = message.admission
                 peer.reported_s = peer.heard_s
             case Beat():
                 peer.busy_s = message.busy_s

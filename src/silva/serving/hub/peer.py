@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from silva.control.admission import Admission
 from silva.serving.wire.messages import Load, Role
 
 PeerState = Literal["starting", "ready", "draining"]
@@ -25,6 +26,7 @@ class Peer:
     address: str = ""
     load: Load = field(default_factory=Load)
     counters: dict[str, float] = field(default_factory=dict)
+    admission: Admission | None = None
     requests: dict[str, int] = field(default_factory=dict)
     """Blocks that each request given to it may need by now."""
     heard_s: float = 0.0

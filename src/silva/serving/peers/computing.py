@@ -17,8 +17,8 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import ClassVar
 
+from silva.control.admission import admitted, mean_context
 from silva.control.request import Request, StoredBlock
-from silva.control.slo import largest_batch
 from silva.errors import ServingError
 from silva.serving.engine.engine import Listener, StepError
 from silva.serving.make_engine import make_engine
@@ -114,21 +114,20 @@ class ComputingPeer(Listener, ABC):
         now = time.monotonic()
         if now - self._told_s >= STATUS_S:
             self._told_s = now
-            self.ray.send(Status(self._load(), {**self.counters, **self.engine.spent.told()}))
+            counters = {**self.counters, **self.engine.spent.told()}
+            # what it says of a peer that computes prompts only is of no use
+            admission = self.engine.admission() if self.role == "decode" else None
+            self.ray.send(Status(self._load(), counters, admission))
 
     def _load(self) -> Load:
-        counts, settings = self.engine.counts(), self.engine.state.settings
-        most = settings.max_running
-        if settings.target_s is not None and counts.decoding:
-            mean = self.engine.state.context_tokens / counts.decoding
-            most = largest_batch(self.engine.step_time, settings.target_s, mean, most)
+        counts, state = self.engine.counts(), self.engine.state
         return Load(
             waiting=counts.waiting,
             running=counts.running,
             blocks_free=counts.blocks_free,
             blocks_used=counts.blocks_used,
             blocks_total=counts.blocks,
-            most_running=max(1, most),
+            most_running=admitted(state, self.engine.step_time, mean_context(state)),
         )
 
     # Requests -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from silva.control.admission import Admission
 from silva.control.request import FinishReason, Output, Request, TokenLogprob
 from silva.errors import ServingError
 from silva.transfer.base import Piece
@@ -131,6 +132,8 @@ class Status(Message, frozen=True):
 
     load: Load
     counters: dict[str, float]
+    admission: Admission | None = None
+    """Of a decode peer."""
 
 
 class Beat(Message, frozen=True):
