@@ -174,7 +174,7 @@ def soak(content: Numbers) -> list[str]:
             f"{total['legs_with_all_blocks']} of {total['legs']}",
         ),
         ("processes left behind", f"{total['processes_left']}"),
-        ("files left behind", f"{total['files_left']}"),
+        ("files, sockets and shared memory left behind", f"{total['files_left']}"),
         ("minutes", f"{total['seconds'] / 60:.1f}"),
     ]
     return [table((f"{content['streams']} streams, {content['model']}", ""), rows)]

@@ -1,0 +1,195 @@
+"""Peers of a real server are killed while many clients read streams: what do the clients read?
+
+A client whose stream is over asks again until all kills are done, and moments are not on the clock:
+a peer is killed when the server has said so many tokens more. So every kill, on any machine, hits as
+many streams as there are clients, somewhere in their texts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from real_command import Command
+
+POOLS = {"prefill": 2, "decode": 2, "cache": 2}
+SETTINGS = ("serve.step.most_running=128",)
+"""All streams may decode at the same time."""
+OPTIONS: dict[str, object] = {**POOLS, "kv": "32MiB", "cache-ram": "4MiB", "cache-disk": "16MiB"}
+STREAMS = 200
+DISTINCT = 50
+"""Different requests among the streams: each is asked by several clients."""
+TOKENS = 64
+MOST_BETWEEN = 400
+"""Tokens of all streams together from one kill to the next."""
+ENDS = ("finished", "cancelled", "failed")
+WITHIN_S = 600.0
+"""Far more than a machine needs: a stream that stands still is an error, not a wait."""
+
+_ANIMALS = ("cat", "dog", "bird", "frog", "bear")
+_NAMES = ("Lily", "Tom", "Mia", "Ben", "Sue")
+_PLACES = ("in the park", "at home")
+
+
+def bodies() -> list[dict[str, Any]]:
+    """DISTINCT requests, every other one sampled from a seed of its own."""
+    texts = [
+        f"Once upon a time, there was a {animal} named {name} who played {place}."
+        for animal in _ANIMALS
+        for name in _NAMES
+        for place in _PLACES
+    ]
+    assert len(texts) == DISTINCT
+    return [
+        {
+            "model": "tiny",
+            "prompt": text,
+            "max_tokens": TOKENS,
+            "temperature": 0.8 * (number % 2),
+            "seed": number,
+            "stream": True,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+        for number, text in enumerate(texts)
+    ]
+
+
+@dataclass
+class Heard:
+    """What one client has read so far."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    finish: str | None = None
+    ended: bool = False
+    """The stream has said so itself."""
+    error: str = ""
+
+
+@asynccontextmanager
+async def clients(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """As many connections as there are requests; nothing is tried again on this side."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    async with httpx.AsyncClient(
+        base_url=url, limits=limits, timeout=WITHIN_S, trust_env=False
+    ) as http:
+        yield http
+
+
+async def listen(http: httpx.AsyncClient, body: dict[str, Any], heard: Heard) -> Heard:
+    """Read one stream to its end. Whatever goes wrong is written into `heard`."""
+    try:
+        async with http.stream("POST", "/v1/completions", json=body) as response:
+            if response.status_code != 200:
+                heard.error = f"{response.status_code}: {(await response.aread()).decode()}"
+                return heard
+            async for line in response.aiter_lines():
+                data = line.removeprefix("data: ")
+                if not data:
+                    continue
+                if data == "[DONE]":
+                    heard.ended = True
+                    continue
+                event = json.loads(data)
+                if "error" in event:
+                    heard.error = data
+                    continue
+                choice = event["choices"][0]
+                heard.text += choice["text"]
+                heard.tokens += choice["token_ids"]
+                heard.finish = choice["finish_reason"]
+    except httpx.HTTPError as error:
+        heard.error = repr(error)
+    return heard
+
+
+async def undisturbed(command: Command) -> list[Heard]:
+    """The answers to all of `bodies` while nobody is killed. AssertionError where one is not whole."""
+    async with clients(command.url) as http:
+        heard = await asyncio.gather(*(listen(http, body, Heard()) for body in bodies()))
+    assert all(h.ended and h.finish == "length" and len(h.tokens) == TOKENS for h in heard), heard
+    return heard
+
+
+@dataclass
+class Storm:
+    """What came of one storm."""
+
+    kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(POOLS, 0))
+    streams_at_kills: list[int] = field(default_factory=list)
+    """How many requests the server had under way just before each."""
+    heard: list[tuple[int, Heard]] = field(default_factory=list)
+    """Which of `bodies` was asked, and what was read; in the order in which they were asked."""
+
+    def wrong(self, calm: Sequence[Heard]) -> list[tuple[int, Heard]]:
+        """Streams that were not read to the end, or say anything else than when undisturbed."""
+        return [(number, heard) for number, heard in self.heard if heard != calm[number]]
+
+
+async def storm(command: Command, victims: Sequence[str], dice: random.Random) -> Storm:
+    """Kill a peer of each role named in `victims` while STREAMS clients read; read all to the end."""
+    found, asked, over = Storm(), bodies(), asyncio.Event()
+
+    async def ask_on(client: int) -> None:
+        for number in itertools.count(client):
+            heard = Heard()
+            found.heard.append((number % DISTINCT, heard))
+            await listen(http, asked[number % DISTINCT], heard)
+            if over.is_set() or heard.error:
+                return
+
+    async with clients(command.url) as http, asyncio.timeout(WITHIN_S):
+        streams = [asyncio.create_task(ask_on(client)) for client in range(STREAMS)]
+        try:
+            while under_way(now := await counted(http)) < STREAMS:
+                await asyncio.sleep(0.02)
+            for role in victims:
+                mark = now["tokens"] + dice.randrange(MOST_BETWEEN)
+                while (now := await counted(http))["tokens"] < mark:
+                    await asyncio.sleep(0.02)
+                found.streams_at_kills.append(under_way(now))
+                await kill(command, http, role, dice)
+                found.kills[role] += 1
+            over.set()
+            await asyncio.gather(*streams)
+        finally:
+            for stream in streams:
+                stream.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
+    return found
+
+
+async def counted(http: httpx.AsyncClient) -> dict[str, int]:
+    """The server's counters."""
+    return dict((await http.get("/admin/v1/status")).json()["counters"])
+
+
+def under_way(counters: dict[str, int]) -> int:
+    """Requests that have arrived and are not over."""
+    return counters["requests"] - sum(counters[end] for end in ENDS)
+
+
+async def kill(command: Command, http: httpx.AsyncClient, role: str, dice: random.Random) -> None:
+    """SIGKILL to a ready peer of a role, waiting for one; returns once the server has noticed."""
+
+    async def pids(*states: str) -> list[int]:
+        peers = (await http.get("/admin/v1/status")).json()["peers"]
+        return [p["pid"] for p in peers if p["role"] == role and p["state"] in states]
+
+    while not (ready := await pids("ready")):
+        await asyncio.sleep(0.02)
+    command.traces.note()
+    victim = dice.choice(ready)
+    os.kill(victim, signal.SIGKILL)
+    while victim in await pids("ready", "draining", "dead"):
+        await asyncio.sleep(0.01)
