@@ -160,6 +160,33 @@ def throughput(content: Numbers) -> list[str]:
     return [said, table(heads, rows), table(columns, steps), table(profile, functions)]
 
 
+def target(content: Numbers) -> list[str]:
+    figures, load = content["figures"], content["load"]
+    foreseen = {f"{1e3 * row['target_s']:g}": row for row in content["foreseen"]}
+    rows = []
+    for name, row in figures.items():
+        before = foreseen.get(name)
+        rows.append(
+            (
+                f"{name} ms" if name != "0" else "none",
+                over(row["batch"]),
+                over(row["tpot_p50_ms"], digits=1),
+                over(row["tpot_p99_ms"], digits=1),
+                over(row["tokens_per_s"], digits=1),
+                over(row["ttft_p50_ms"]),
+                f"{before['batch']}, {before['tokens_per_s']:,.0f}" if before else "-",
+            )
+        )
+    heads = ("target", "batch held", "ms a token, median", "p99", "tokens/s", "first token, ms")
+    heads += ("foreseen: batch, tokens/s",)
+    said = (
+        f"A closed loop of {load['streams']} streams, {load['requests']} requests of "
+        f"{load['prompt']} + {load['answer']} tokens, {load['model']}; median (range) of "
+        f"{content['repetitions']}. *Foreseen* is what the server without target shows as the trade."
+    )
+    return [said, table(heads, rows)]
+
+
 def soak(content: Numbers) -> list[str]:
     total = content["total"]
     roles = ", ".join(f"{role} {n}" for role, n in total["kills_by_role"].items())
@@ -195,5 +222,5 @@ def flood(content: Numbers) -> list[str]:
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     f"serving-{show.__name__}": block(show.__name__, show)
-    for show in (tokens, prefix, interference, start, throughput, soak, flood)
+    for show in (tokens, prefix, interference, start, throughput, target, soak, flood)
 }

@@ -114,6 +114,26 @@ def compare(said: Sequence[Numbers], wanted: Sequence[Numbers]) -> Numbers:
     }
 
 
+def preemptions(server: serving.Server) -> int:
+    """So far, of the peers that decode."""
+    peers = server.status()["peers"]
+    return sum(peer["preempted"] for peer in peers if peer["role"] in ("decode", "both"))
+
+
+def failure(way: str, row: Numbers) -> str:
+    """Why a way of serving does not pass; empty where it does.
+
+    A way that preempted nobody, or took nothing from a cache, was not tried at all.
+    """
+    if row["equal"] < row["prompts"]:
+        return f"{way}: {row['equal']} of {row['prompts']} equal"
+    if way == "preempted" and not row["preempted"]:
+        return f"{way}: nothing was preempted"
+    if way in AGAIN.values() and not row["cached_tokens"]:
+        return f"{way}: nothing was cached"
+    return ""
+
+
 class Case:
     """One model with its prompts and what transformers says to them."""
 
@@ -126,12 +146,11 @@ class Case:
         self.wanted = bench.measure(key, lambda: {"said": expected(folder, self.prompts)})["said"]
 
     def judge(self, server: serving.Server) -> Numbers:
-        preempted = sum(peer["preempted"] for peer in server.status()["peers"])
+        preempted = preemptions(server)
         found = compare(answers(server.url, self.model, self.prompts), self.wanted)
         # Peers report twice a second.
         time.sleep(1.0)
-        after = sum(peer["preempted"] for peer in server.status()["peers"])
-        return {**found, "preempted": after - preempted}
+        return {**found, "preempted": preemptions(server) - preempted}
 
     def run(self, mode: str) -> Numbers:
         """All results of one way of serving, and of a second pass where there is one."""
@@ -157,7 +176,7 @@ class Case:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument(
-        "--check", action="store_true", help="publish nothing; exit with 1 unless all are equal"
+        "--check", action="store_true", help="publish nothing; exit with 1 unless all ways pass"
     )
 
 
@@ -175,8 +194,10 @@ def main() -> int:
         models[model] = {"longest_prompt": longest, "modes": modes}
     content = {"answer_tokens": TOKENS, "tolerance": TOLERANCE, "dtype": "float32"}
     if bench.options.check:
-        rows = [row for entry in models.values() for row in entry["modes"].values()]
-        return int(any(row["equal"] < row["prompts"] for row in rows))
+        ways = [way for entry in models.values() for way in entry["modes"].items()]
+        failed = [why for way, row in ways if (why := failure(way, row))]
+        print("\n".join(failed))
+        return int(bool(failed))
     words = () if tuple(chosen) == MODELS else (f"--models {' '.join(chosen)}",)
     bench.publish({**content, "models": models}, *words)
     return 0

@@ -16,6 +16,7 @@ import common  # noqa: E402
 import render_serving  # noqa: E402
 import serving  # noqa: E402
 import serving_soak  # noqa: E402
+import serving_target  # noqa: E402
 import serving_throughput  # noqa: E402
 import serving_tokens  # noqa: E402
 
@@ -87,6 +88,18 @@ def throughput(own: float = 90.0, **split: float) -> dict[str, Any]:
     return {**content, "load": load, "repetitions": 1, "profile": [call]}
 
 
+def target(at_15: float = 4, tpot_ms: float = 14.0) -> dict[str, Any]:
+    batches = {"0": 32.0, "50": 20.0, "30": 12.0, "15": at_15}
+    rows = {}
+    for name, batch in batches.items():
+        row = {figure: only(tpot_ms) for figure in serving_target.FIGURES}
+        rows[name] = row | {"batch": only(batch)}
+    keys = ("target_s", "batch", "tpot_s", "tokens_per_s", "chunk_tokens")
+    foreseen = [dict(zip(keys, row, strict=True)) for row in ((0.0, 64, 0.1, 640, 0),)]
+    load = serving_target.LOAD
+    return {"load": load, "repetitions": 1, "figures": rows, "foreseen": foreseen}
+
+
 def soak(equal: int = 200, files: int = 0) -> dict[str, Any]:
     leg = {"answers": 200, "equal": equal, "failed": 0, "retries": 9, "blocks_returned": True}
     leg |= {"processes_left": 0, "files_left": files, "seconds": 60.0}
@@ -94,11 +107,12 @@ def soak(equal: int = 200, files: int = 0) -> dict[str, Any]:
     return serving_soak.totals([leg, leg], wanted=100)
 
 
-def flood(told: int = 9000, last: int = 10**8) -> dict[str, Any]:
+def flood(told: int = 9000, first: int = 10**8, last: int = 10**8) -> dict[str, Any]:
     row = {"by_status": {"200": 1000, "429": 9000}, "refused_with_retry_after": told}
     row |= {"seconds": 4.0, "answered_afterwards": True, "rss_before_bytes": 10**8}
     row |= {"rss_after_bytes": 10**8, "rss_peak_bytes": 10**8}
-    return {"floods": [row, row | {"rss_peak_bytes": last}]}
+    row |= {"requests": 10_000}
+    return {"floods": [row | {"rss_peak_bytes": first}, row | {"rss_peak_bytes": last}]}
 
 
 RESULTS = {
@@ -107,6 +121,7 @@ RESULTS = {
     "interference": interference(),
     "start": start(),
     "throughput": throughput(),
+    "target": target(),
     "soak": soak(),
     "flood": flood(),
 }
@@ -156,10 +171,13 @@ def test_all_claims_hold_of_good_results(tmp_path: Path) -> None:
         ("start", start(weights=1080)),
         ("throughput", throughput(own=50.0)),
         ("throughput", throughput(model_s=8.0)),
+        ("target", target(at_15=32)),
+        ("target", target(tpot_ms=15.5)),
         ("soak", soak(equal=199)),
         ("soak", soak(files=1)),
         ("flood", flood(told=8999)),
         ("flood", flood(last=2 * 10**8)),
+        ("flood", flood(first=10**9, last=10**9)),
     ],
 )
 def test_a_claim_that_does_not_hold_says_no(
@@ -178,6 +196,17 @@ def test_tokens_are_compared_up_to_the_first_tie() -> None:
     assert serving_tokens.compare([said], [wanted | {"tie": 4}])["equal"] == 0
     off = said | {"logprobs": [-1.0, -1.0002, *[-1.0] * (count - 2)]}
     assert serving_tokens.compare([off], [wanted])["equal"] == 0
+
+
+def test_a_way_that_was_not_tried_fails() -> None:
+    row = {"prompts": 8, "equal": 8, "preempted": 0, "cached_tokens": 0}
+    assert "nothing was preempted" in serving_tokens.failure("preempted", row)
+    assert serving_tokens.failure("preempted", row | {"preempted": 1}) == ""
+    for way in serving_tokens.AGAIN.values():
+        assert "nothing was cached" in serving_tokens.failure(way, row)
+        assert serving_tokens.failure(way, row | {"cached_tokens": 16}) == ""
+    assert serving_tokens.failure("chunked", row) == ""
+    assert "7 of 8 equal" in serving_tokens.failure("chunked", row | {"equal": 7})
 
 
 def test_prompts_grow_from_one_token_to_the_longest() -> None:
