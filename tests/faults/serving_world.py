@@ -23,6 +23,7 @@ from silva.control.request import Request, SamplingParams
 from silva.serving.backend import ModelCard, PeerStatus
 from silva.serving.config import ServeConfig
 from silva.serving.front import Front
+from silva.serving.process_name import PREFIX
 
 VOCABULARY = 300
 CONTEXT = 256
@@ -77,10 +78,15 @@ def settings(cache_folder: Path, **changes: object) -> ServeConfig:
 
 
 def run(scene: Coroutine[Any, Any, None], within_s: float = 240.0) -> None:
-    """Play a scene; afterwards no process of it is left."""
+    """Play a scene; afterwards no process of it is left, not even one that nobody waited for."""
     asyncio.run(asyncio.wait_for(scene, within_s))
-    left = [p for p in psutil.Process().children(recursive=True) if "peer" in p.name()]
-    assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
+    assert not peer_processes()
+
+
+def peer_processes() -> list[psutil.Process]:
+    """Peers that this process has started, by the name that the system has of them."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if child.name().startswith(PREFIX)]
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from silva.config import build
 from silva.control.request import Output, Request, SamplingParams
+from silva.errors import SilvaError
 from silva.serving import front as fronts
 from silva.serving.backend import ModelCard
 from silva.serving.config import ServeConfig
@@ -25,7 +26,7 @@ class Processes:
         self,
         make_start: Any,
         started: Callable[[str, str, Role], None],
-        ended: Callable[[str, bool], None],
+        ended: Callable[[str, str], None],
     ) -> None:
         self._started, self._ended = started, ended
         self.wanted: list[tuple[str, Role]] = []
@@ -51,9 +52,9 @@ class Processes:
     def names(self, role: Role) -> list[str]:
         return [name for name, of in self.wanted if of == role]
 
-    def left(self, name: str) -> None:
-        """The process of a peer has ended."""
-        self._ended(name, False)
+    def left(self, name: str, why: str = "") -> None:
+        """The process of a peer has ended; `why` it cannot start."""
+        self._ended(name, why)
 
     async def stop(self, within_s: float) -> None:
         self.wanted.clear()
@@ -75,8 +76,8 @@ class Wire:
 class Stage:
     """A front that is open, and short ways to play its peers."""
 
-    def __init__(self, front: Front) -> None:
-        self.front = front
+    def __init__(self, front: Front, failures: list[SilvaError]) -> None:
+        self.front, self.failures = front, failures
         self.now_s = 100.0
         front.hub._clock = front._roles._clock = lambda: self.now_s
 
@@ -135,10 +136,11 @@ def play(
     config = build(ServeConfig, {"pools": {"prefill": 2, "decode": 2}, **settings}, "test")
 
     async def whole() -> None:
-        front = Front(config, Path("nowhere"), [ModelCard("tiny", 0, 256)])
+        failures: list[SilvaError] = []
+        front = Front(config, Path("nowhere"), [ModelCard("tiny", 0, 256)], failures.append)
         await front.open()
         try:
-            await scene(Stage(front))
+            await scene(Stage(front, failures))
         finally:
             await front.close(grace_s=0.0)
 

@@ -22,6 +22,7 @@ from engine_world import Expected, oracle, tokens_of
 from serving_world import VOCABULARY, save_tokenizer
 
 from silva.config import build
+from silva.errors import SilvaError
 from silva.models.library import Library
 from silva.models.text import load_text
 from silva.serving.api.app import create_app
@@ -67,7 +68,11 @@ async def _ask_all(
     config: LaunchConfig, folder: Path
 ) -> dict[tuple[int, int], tuple[list[int], int]]:
     """By prompt and turn, the tokens of the answer and how many of the prompt were found."""
-    backend, text = make_backend(config, folder), load_text(folder)
+
+    def fail(error: SilvaError) -> None:
+        raise error
+
+    backend, text = make_backend(config, folder, fail), load_text(folder)
     found = {}
     await backend.open()
     try:

@@ -19,7 +19,7 @@ from silva.serving.backend import (
 )
 from silva.serving.config import ServeConfig
 from silva.serving.front import Front, sockets_folder
-from silva.serving.wire.messages import Stop
+from silva.serving.wire.messages import Beat, Stop
 
 ALL = ("prefill-1", "prefill-2", "decode-1", "decode-2", "cache-1")
 
@@ -184,6 +184,55 @@ def test_a_server_that_stops_is_changed_no_more(monkeypatch: pytest.MonkeyPatch)
         assert s.processes.names("decode") == []
 
     play(monkeypatch, scene)
+
+
+def test_a_peer_of_the_start_that_cannot_serve_ends_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello("prefill-1", "decode-1")
+        assert s.front.ready()
+        waiting = s.ask("a")
+        await s.settle()
+        s.processes.left("prefill-2")  # it died, and another takes its place
+        assert not s.failures
+        s.processes.left("cache-1", "/full: no space; free some")
+        assert [str(f) for f in s.failures] == ["cache-1: cannot start: /full: no space; free some"]
+        assert not s.front.ready()
+        with pytest.raises(UnavailableError, match="could not start"):
+            await waiting
+        with pytest.raises(UnavailableError, match="stopping"):
+            await s.ask("b")
+
+    play(monkeypatch, scene)
+
+
+def test_one_that_fails_later_is_told_of_once_and_the_others_serve(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        await s.front.scale({"decode": 3})
+        for name in ("cache-1", "decode-3"):
+            s.processes.left(name, "no memory; ask for less")
+        assert s.front.ready() and not s.failures
+
+    play(monkeypatch, scene)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"{name} cannot start, and is not tried again: no memory; ask for less"
+        for name in ("cache-1", "decode-3")
+    ]
+
+
+def test_a_step_that_does_not_end_ends_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        s.front._receive("decode-1/x/heart", Beat(99.0))
+        s.front._receive("decode-2/x/heart", Beat(101.0))
+        await s.front._tick()
+        assert s.processes.killed == ["decode-2"]
+
+    play(monkeypatch, scene, stuck_s=100.0)
 
 
 def test_how_requests_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,13 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
 from silva.control.request import Output, Request
-from silva.errors import ServingError
+from silva.errors import ServingError, SilvaError
 from silva.serving.backend import (
     ChangeRefusedError,
     ModelCard,
@@ -51,11 +51,21 @@ LEAVE_S = 10.0
 class Front:
     """A Backend over peers in processes of their own: `open` it on the loop that uses it."""
 
-    def __init__(self, config: ServeConfig, model: Path, cards: Sequence[ModelCard]) -> None:
-        """`model`: a directory as `silva.models.library` resolves it."""
+    def __init__(
+        self,
+        config: ServeConfig,
+        model: Path,
+        cards: Sequence[ModelCard],
+        fail: Callable[[SilvaError], None] = log.error,
+    ) -> None:
+        """`model`: a directory as `silva.models.library` resolves it. `fail` is called when a peer
+        of the configuration cannot start at all: nobody is served then, and it is to be closed.
+        """
         self.config, self._model, self._cards = config, model, tuple(cards)
         self._by_name = {card.id: card for card in cards}
-        self._closing = False
+        self._fail, self._closing = fail, False
+        self._first: set[str] = set()
+        """Peers of the configuration that have not served yet."""
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._centre: Centre | None = None
         self._token = secrets.token_bytes(32)
@@ -82,7 +92,7 @@ class Front:
         self._centre = Centre(address(Path(self._folder.name), HUB), self._receive)
         for role in cast(tuple[Role, ...], get_args(Role)):
             for _ in range(getattr(self.config.pools, role)):
-                self._supervisor.add(role)
+                self._first.add(self._supervisor.add(role))
         self._chore(self._ticking())
 
     async def close(self, grace_s: float) -> None:
@@ -154,11 +164,15 @@ class Front:
         self._identities[name], self._names[identity] = identity, name
         self.hub.expect(name, role)
 
-    def _ended(self, name: str, given_up: bool) -> None:
+    def _ended(self, name: str, why: str) -> None:
         self._names.pop(self._identities.pop(name), None)
         self.hub.lost(name)
-        if given_up:
-            log.error("%s is not started again", name)
+        if why and name in self._first:
+            self._closing = True
+            self.hub.end("the server could not start")
+            self._fail(SilvaError(f"cannot start: {why}", where=name))
+        elif why:
+            log.error("%s cannot start, and is not tried again: %s", name, why)
 
     def _send(self, name: str, message: Message) -> None:
         identity = self._identities.get(name)
@@ -169,6 +183,7 @@ class Front:
         name = self._names.get(peer_of(identity))
         if name is not None and isinstance(message, Hello):
             self._supervisor.serves(name)
+            self._first.discard(name)
         if name is not None:  # else the last words of a process that has been replaced
             self.hub.receive(name, message)
 

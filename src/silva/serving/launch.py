@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from silva.config import setting
-from silva.errors import ConfigError
-from silva.models.cache_folder import cache_folder
+from silva.errors import ConfigError, SilvaError
 from silva.models.text import LanguageText, load_text
 from silva.serving.api.app import create_app
 from silva.serving.api.keys import ApiKey, KeyRing, parse_key, read_keys
@@ -19,6 +18,8 @@ from silva.serving.api.serve import listen, serve
 from silva.serving.api.settings import ApiSettings
 from silva.serving.backend import ModelCard
 from silva.serving.config import ServeConfig
+from silva.serving.kv_folder import with_folder
+from silva.serving.process_name import show_as
 
 if TYPE_CHECKING:
     from silva.models.language import LanguageConfig
@@ -59,7 +60,8 @@ def launch(
 
     `model` gives the directory and keeps it there; it is entered once the port is held, since it
     may load and convert for minutes. `announce` gets the address once the server is ready. Raises
-    a SilvaError before a peer is started when a setting, the port or the model is not usable.
+    a SilvaError before a peer is started when a setting, the port or the model is not usable, and
+    once all of them have ended when one of them could not start.
     """
     http = config.http
     if config.serve.colocated and config.serve.roles.auto:
@@ -72,8 +74,16 @@ def launch(
         listen(http.host, http.port) as sock,
         model as folder,
         closing(_load_text(config, folder)) as text,
+        with_folder(config.serve.kv, http.port) as kv,
     ):
-        backend = make_backend(config, folder)
+        failures: list[SilvaError] = []
+        over = asyncio.Event()
+
+        def fail(error: SilvaError) -> None:
+            failures.append(error)
+            over.set()
+
+        backend = make_backend(replace(config, serve=replace(config.serve, kv=kv)), folder, fail)
         app = create_app(backend, text, http.limits, keys=ring, admin_keys=admins)
 
         async def run() -> None:
@@ -82,9 +92,13 @@ def launch(
             except BaseException:
                 await backend.close(0.0)
                 raise
-            await serve(app, backend, sock, grace_s=config.serve.grace_s, announce=announce)
+            show_as("front")
+            grace_s = config.serve.grace_s
+            await serve(app, backend, sock, grace_s=grace_s, announce=announce, stop=over)
 
         asyncio.run(run())
+        if failures:
+            raise failures[0]
 
 
 def _load_text(config: LaunchConfig, model: Path) -> LanguageText:
@@ -96,18 +110,20 @@ def _load_text(config: LaunchConfig, model: Path) -> LanguageText:
     return load_text(model)
 
 
-def make_backend(config: LaunchConfig, model: Path) -> Front | Colocated:
-    """What computes, to be opened; imports torch. Raises ModelError."""
+def make_backend(
+    config: LaunchConfig, model: Path, fail: Callable[[SilvaError], None]
+) -> Front | Colocated:
+    """What computes, to be opened; imports torch. `fail`: see Front. Raises ModelError."""
     from silva.models.checkpoint import open_checkpoint
     from silva.serving.colocated import Colocated
     from silva.serving.front import Front
 
-    kv = config.serve.kv
-    folder = kv.cache_folder or str(cache_folder() / "kv" / str(config.http.port))
-    serving = replace(config.serve, kv=replace(kv, cache_folder=folder))
+    serving = config.serve
     name, created = config.name or Path(config.model).stem, int(model.stat().st_mtime)
     card = ModelCard(name, created, context_tokens(serving, open_checkpoint(model).config))
-    return (Colocated if serving.colocated else Front)(serving, model, [card])
+    if serving.colocated:
+        return Colocated(serving, model, [card])
+    return Front(serving, model, [card], fail)
 
 
 def context_tokens(config: ServeConfig, model: LanguageConfig) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from silva.control.state import Settings
+from silva.errors import ConfigError
 from silva.models.language import LanguageConfig
 from silva.models.language_loader import load_language_model
 from silva.models.tokenizer import TOKENIZER
@@ -37,7 +39,7 @@ def make_engine(
     loaded = load_language_model(model, dtype=getattr(torch, config.dtype))
     shape = block_shape(config, loaded.config)
     blocks = shape.blocks_in(config.kv.peer_bytes)
-    buffer = memory(blocks * shape.block_bytes) if memory is not None else None
+    buffer = _had(blocks * shape.block_bytes, memory or _anonymous)
     tokenizer = (model / TOKENIZER).read_text("utf-8")
     return Engine(
         loaded,
@@ -47,6 +49,19 @@ def make_engine(
         grammars=Grammars(tokenizer, loaded.config.vocab_size, loaded.config.eos_ids),
         threads=threads or torch.get_num_threads(),
     )
+
+
+def _had(size_bytes: int, memory: Callable[[int], memoryview]) -> memoryview:
+    try:
+        return memory(size_bytes)
+    except (ConfigError, OSError, OverflowError) as error:
+        what = error.what if isinstance(error, ConfigError) else f"{size_bytes} bytes cannot be had"
+        remedy = "ask for less with --kv"
+        raise ConfigError(what, where="serve.kv.peer_bytes", remedy=remedy) from error
+
+
+def _anonymous(size_bytes: int) -> memoryview:
+    return memoryview(mmap.mmap(-1, size_bytes))
 
 
 def block_shape(config: ServeConfig, model: LanguageConfig) -> KVShape:

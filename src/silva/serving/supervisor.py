@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 
 from silva.serving.peers.start import PeerStart, run
@@ -42,6 +43,8 @@ def preload() -> None:
 class _Child:
     start: PeerStart
     process: ForkServerProcess
+    last_words: Connection
+    """From it: why it cannot start."""
     deaths: int = 0
     """Deaths in a row before it could serve, those of its predecessors of the same name."""
     wanted: bool = True
@@ -50,15 +53,15 @@ class _Child:
 class Supervisor:
     """All peer processes of one server, on one event loop.
 
-    `started(name, identity, role)` is called before a process starts, `ended(name, given_up)` after
-    it has ended; `given_up` says that it died too often and is not replaced.
+    `started(name, identity, role)` is called before a process starts, `ended(name, why)` after it
+    has ended: where `why` is not empty it cannot start, for that reason, and is not tried again.
     """
 
     def __init__(
         self,
         make_start: Callable[[str, Role, str], PeerStart],
         started: Callable[[str, str, Role], None],
-        ended: Callable[[str, bool], None],
+        ended: Callable[[str, str], None],
     ) -> None:
         self._make_start, self._started, self._ended = make_start, started, ended
         self._context = multiprocessing.get_context("forkserver")
@@ -83,9 +86,11 @@ class Supervisor:
         identity = f"{name}/{secrets.token_hex(8)}"
         start = self._make_start(name, role, identity)
         self._started(name, identity, role)
-        process = self._context.Process(target=run, args=(start,), name=name, daemon=True)
+        hears, says = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=run, args=(start, says), name=name, daemon=True)
         process.start()
-        self._children[name] = _Child(start, process, deaths=deaths)
+        says.close()
+        self._children[name] = _Child(start, process, hears, deaths=deaths)
         asyncio.get_running_loop().add_reader(process.sentinel, self._over, name, process)
 
     def _over(self, name: str, process: ForkServerProcess) -> None:
@@ -94,15 +99,18 @@ class Supervisor:
         child = self._children.pop(name)
         code = process.exitcode
         process.close()
+        why = _last_words(child.last_words)
         if not child.wanted:
             log.info("%s has left", name)
-            self._ended(name, False)
+            self._ended(name, "")
             return
         deaths = child.deaths + 1
-        often = deaths >= MOST_DEATHS
-        log.warning("%s ended (%s)%s", name, _why(code), "" if not often else "; it died too often")
-        self._ended(name, often)
-        if not often:
+        if not why and deaths >= MOST_DEATHS:
+            why = f"it has ended {deaths} times before it could serve ({_why(code)})"
+        if not why:
+            log.warning("%s ended (%s)", name, _why(code))
+        self._ended(name, why)
+        if not why:
             self._spawn(name, child.start.role, deaths)
 
     def let_go(self, name: str) -> None:
@@ -133,6 +141,15 @@ class Supervisor:
             child.process.kill()
         while self._children:
             await asyncio.sleep(0.02)
+
+
+def _last_words(connection: Connection) -> str:
+    """What a process that has ended said of it; empty when it said nothing."""
+    with connection:
+        try:
+            return str(connection.recv())
+        except (EOFError, OSError):
+            return ""
 
 
 def _why(code: int | None) -> str:

@@ -99,7 +99,7 @@ class DiskTier:
                 raise ConfigError(
                     f"cannot hold the cache's disk tier ({reason})",
                     where=folder,
-                    remedy="choose another folder, or no disk tier",
+                    remedy="name another with serve.kv.cache_folder, or none with --cache-disk 0",
                 ) from error
             self._failed(error)
 

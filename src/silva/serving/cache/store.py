@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from silva.control.lease import Leases
+from silva.errors import ConfigError
 from silva.serving.cache.disk import DiskTier
 from silva.serving.cache.names import BlockId, block_id, space_of
 from silva.serving.cache.ram import RamTier, Slot
@@ -109,7 +110,11 @@ class BlockStore:
             self._disk = DiskTier(
                 config.folder, config.disk_bytes, quota_bytes=share, quotas=quotas
             )
-        self._exposed = transfer.allocate(config.ram_bytes)
+        try:
+            self._exposed = transfer.allocate(config.ram_bytes)
+        except ConfigError as error:
+            remedy = "ask for less with --cache-ram"
+            raise ConfigError(error.what, where="the cache's RAM tier", remedy=remedy) from error
         share = int(config.ram_bytes * config.namespace_share)
         self._ram = RamTier(self._exposed, quota_bytes=share, quotas=quotas)
         self._writer = Writer(self._ram, self._disk, self._changed)

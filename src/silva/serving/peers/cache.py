@@ -49,8 +49,6 @@ class CachePeer:
         kv = start.config.kv
         self._transfer: Transfer = open_transfer(start.config.transfer, start.token)
         folder = Path(kv.cache_folder) / start.name if kv.cache_disk_bytes else None
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
         self._store = BlockStore(
             StoreConfig(
                 ram_bytes=kv.cache_ram_bytes,

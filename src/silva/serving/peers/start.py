@@ -7,17 +7,24 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from silva.errors import SilvaError
 from silva.serving.config import ServeConfig
+from silva.serving.process_name import show_as
 from silva.serving.wire.messages import Role
 
 if TYPE_CHECKING:
     from silva.serving.peers.cache import CachePeer
     from silva.serving.peers.computing import ComputingPeer
+
+EXIT_MISTAKE = 2
+"""As the command's: something that its user can mend is wrong."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,11 @@ class PeerStart:
     log_level: int
 
 
-def run(start: PeerStart) -> None:
-    """The main function of a peer's process."""
+def run(start: PeerStart, last_words: Connection) -> None:
+    """The main function of a peer's process. `last_words` hears why it cannot start, if it cannot
+    because of its settings or of what the machine does not have.
+    """
+    show_as(start.name)
     # The front ends its peers, by message; a Ctrl-C or SIGTERM for the whole group must let them
     # finish first. They never outlive it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -47,7 +57,13 @@ def run(start: PeerStart) -> None:
         format=f"%(asctime)s %(levelname).1s {start.name} %(message)s",
         force=True,
     )
-    _peer(start).run()
+    try:
+        peer = _peer(start)
+    except SilvaError as error:
+        last_words.send(str(error))
+        sys.exit(EXIT_MISTAKE)
+    last_words.close()
+    peer.run()
 
 
 def _peer(start: PeerStart) -> ComputingPeer | CachePeer:
