@@ -83,8 +83,10 @@ async def backend(config: ServeConfig, model: Path) -> AsyncIterator[Backend]:
         await one.close(0.0)
 
 
-async def ask(backend: Backend, name: str, prompt: Sequence[int]) -> list[Output]:
-    return [each async for each in backend.generate(Request(name, tuple(prompt), GREEDY))]
+async def ask(
+    backend: Backend, name: str, prompt: Sequence[int], sampling: SamplingParams = GREEDY
+) -> list[Output]:
+    return [each async for each in backend.generate(Request(name, tuple(prompt), sampling))]
 
 
 async def ask_all(backend: Backend, case: Case, name: str) -> int:
@@ -97,6 +99,12 @@ async def ask_all(backend: Backend, case: Case, name: str) -> int:
         assert len(logprobs) == len(tokens)
         assert_agrees(f"{name}-{number}", tokens, logprobs, expected)
     return sum(outputs[-1].cached_tokens for outputs in answers)
+
+
+def preempted(serves: Backend) -> int:
+    """How often a request that decoded had to give its blocks to another one."""
+    peers = serves.status().peers
+    return sum(peer.preempted for peer in peers if peer.role in ("decode", "both"))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -116,9 +124,38 @@ def test_what_is_served_is_what_transformers_says(case: Case, tmp_path: Path, wa
         async with backend(config, case.folder) as serves:
             first = await ask_all(serves, case, "first")
             if way == "preempted":
-                assert sum(peer.preempted for peer in serves.status().peers) > 0
+                assert preempted(serves) > 0
             else:
                 again = await ask_all(serves, case, "cached")
                 assert again > first
+
+    asyncio.run(asyncio.wait_for(scene(), 600.0))
+
+
+def test_a_decode_peer_that_preempts_says_what_transformers_says(
+    case: Case, tmp_path: Path
+) -> None:
+    """Short prompts fit together; their long answers, by far, do not."""
+    import transformers
+
+    stock = transformers.AutoModelForCausalLM.from_pretrained(case.folder).eval()
+    stock.generation_config.eos_token_id = None
+    long = replace(GREEDY, max_tokens=40)
+    asked = [tokens_of(4 + n % 7, 100 + n, VOCABULARY) for n in range(16)]
+    wanted = [oracle(stock, prompt, 40) for prompt in asked]
+    config = settings(tmp_path, silence_s=60.0, pools={"cache": 0})
+    kv = replace(config.kv, block_tokens=1, peer_bytes=case.small_kv // 4)
+
+    async def scene() -> None:
+        async with server(replace(config, kv=kv), case.folder) as front:
+            answers = await asyncio.gather(
+                *(ask(front, f"r{n}", prompt, long) for n, prompt in enumerate(asked))
+            )
+            for number, (outputs, expected) in enumerate(zip(answers, wanted, strict=True)):
+                tokens = [token for output in outputs for token in output.tokens]
+                logprobs = [logprob for output in outputs for logprob in output.logprobs]
+                assert_agrees(f"r{number}", tokens, logprobs, expected)
+            while not preempted(front):  # peers report twice a second
+                await asyncio.sleep(0.1)
 
     asyncio.run(asyncio.wait_for(scene(), 600.0))
