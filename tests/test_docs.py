@@ -14,6 +14,7 @@ from silva.config import build, overlay, paths
 from silva.federation.tune import TuneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("src", "tests", "docs", "benchmarks")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TUNING = ROOT / "docs" / "tuning.md"
 
@@ -74,7 +75,7 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_and_functions_that_a_page_names_exist(page: Path) -> None:
-    sources = [p for folder in ("src", "tests", "docs") for p in (ROOT / folder).rglob("*.*")]
+    sources = [p for folder in FOLDERS for p in (ROOT / folder).rglob("*.*")]
     missing = []
     for file, name in _FILE.findall(page.read_text()):
         found = [p for p in sources if p.as_posix().endswith(f"/{file}")]
