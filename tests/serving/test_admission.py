@@ -41,7 +41,7 @@ async def crowd(backend: Backend, wanted: int) -> tuple[int, Admission]:
         asked = [asyncio.create_task(ask(backend, f"{turn}-{n}", n)) for n in range(STREAMS)]
         while not all(task.done() for task in asked):
             peer = decoder(backend.status())
-            if peer.running >= most and peer.admission and peer.admission.tpot_s:
+            if peer.running >= most and peer.admission and peer.admission.trades:
                 most, told = peer.running, peer.admission
             await asyncio.sleep(0.01)
         await asyncio.gather(*asked)

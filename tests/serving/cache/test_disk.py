@@ -212,7 +212,7 @@ def test_two_processes_do_not_share_a_folder(tiers: Tiers, tmp_path: Path) -> No
 
 def test_a_folder_that_cannot_be_is_a_mistake_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ConfigError, match="another folder"):
+    with pytest.raises(ConfigError, match=r"name another with serve\.kv\.cache_folder"):
         DiskTier(tmp_path / "file", 1 << 20)
 
 
