@@ -175,6 +175,7 @@ class Case:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--prompts", type=int, default=50, help="of lengths up to the longest")
     parser.add_argument(
         "--check", action="store_true", help="publish nothing; exit with 1 unless all ways pass"
     )
@@ -183,7 +184,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main() -> int:
     bench = Bench("tokens", __doc__, "prompts; tokens; natural logarithms", add_options)
     chosen = bench.options.models
-    count = 8 if bench.quick else 50
+    count = 8 if bench.quick else bench.options.prompts
     models: Numbers = {}
     for model in chosen:
         longest = 60 if bench.quick else LONGEST[model]
@@ -198,7 +199,8 @@ def main() -> int:
         failed = [why for way, row in ways if (why := failure(way, row))]
         print("\n".join(failed))
         return int(bool(failed))
-    words = () if tuple(chosen) == MODELS else (f"--models {' '.join(chosen)}",)
+    words = [] if tuple(chosen) == MODELS else [f"--models {' '.join(chosen)}"]
+    words += [] if count == 50 else [f"--prompts {count}"]
     bench.publish({**content, "models": models}, *words)
     return 0
 
