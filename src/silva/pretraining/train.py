@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,16 @@ from silva.models.backbone import Backbone
 from silva.models.threads import one_thread_each
 from silva.models.vit import ViT, ViTConfig
 from silva.pretraining.augment import augment, cutmix
-from silva.pretraining.checkpoint import FILE, damaged, read_checkpoint, write_checkpoint
+from silva.pretraining.checkpoint import (
+    FILE,
+    check_settings,
+    damaged,
+    pack_optimisers,
+    pack_settings,
+    read_checkpoint,
+    restore_optimisers,
+    write_checkpoint,
+)
 from silva.pretraining.config import PretrainConfig
 from silva.pretraining.initialise import initialise, whiten_patches
 from silva.pretraining.muon import Muon
@@ -163,47 +171,22 @@ class _Run:
     def save(self, folder: Path) -> None:
         """Write the state after a whole epoch."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        for name, optimiser in self.optimisers.items():
-            for index, state in optimiser.state_dict()["state"].items():
-                for key, value in state.items():
-                    tensors[f"optimiser.{name}.{index}.{key}"] = torch.as_tensor(value)
-        about = {"curve": json.dumps(self.curve), "config": json.dumps(asdict(self.config))}
+        tensors |= pack_optimisers(self.optimisers)
+        about = {"curve": json.dumps(self.curve), "config": pack_settings(self.config)}
         write_checkpoint(folder, tensors, about)
 
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote. Raises RunError when that is damaged or not this run."""
         tensors, about = read_checkpoint(folder)
         try:
-            theirs, curve = json.loads(about["config"]), json.loads(about["curve"])
-            ours = json.loads(json.dumps(asdict(self.config)))
-            if theirs != ours:
-                raise _another_run(folder, ours, theirs)
-            self._restore(tensors)
+            check_settings(folder, self.config, about["config"])
+            curve = json.loads(about["curve"])
+            weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
+            self.model.load_state_dict(weights)
+            restore_optimisers(self.optimisers, tensors)
             self.curve = [dict(row) for row in curve]
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise damaged(folder, error) from None
-
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-        self.model.load_state_dict(weights)
-        for name, optimiser in self.optimisers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith(f"optimiser.{name}."):
-                    index, field = key.split(".")[2:]
-                    state.setdefault(int(index), {})[field] = value
-            groups = optimiser.state_dict()["param_groups"]
-            optimiser.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _another_run(folder: Path, ours: dict[str, Any], theirs: Any) -> RunError:
-    theirs = theirs if isinstance(theirs, dict) else {}
-    differing = [key for key, value in ours.items() if theirs.get(key) != value]
-    return RunError(
-        f"the unfinished run here has other settings ({', '.join(differing[:3]) or 'others'})",
-        where=folder / FILE,
-        remedy="go on with its settings, or choose another output directory",
-    )
 
 
 def _check(config: PretrainConfig, train: LabelledImages, held_out: LabelledImages) -> None:

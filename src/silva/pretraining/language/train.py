@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +25,16 @@ from silva.models.deepseek import Deepseek
 from silva.models.deepseek_config import DeepseekConfig, deepseek_config
 from silva.models.latent import CausalLatents
 from silva.models.threads import one_thread_each
-from silva.pretraining.checkpoint import FILE, damaged, read_checkpoint, write_checkpoint
+from silva.pretraining.checkpoint import (
+    FILE,
+    check_settings,
+    damaged,
+    pack_optimisers,
+    pack_settings,
+    read_checkpoint,
+    restore_optimisers,
+    write_checkpoint,
+)
 from silva.pretraining.language.config import LanguageRecipe
 from silva.pretraining.language.model import BIAS, CountedExperts, assemble, balance, initial
 from silva.pretraining.muon import Muon
@@ -152,35 +161,20 @@ class Run:
     def save(self, folder: Path) -> None:
         """Write the state after a whole step."""
         tensors = {f"model.{k}": v.detach() for k, v in self.parameters.items()}
-        for name, optimiser in self.optimisers.items():
-            for index, state in optimiser.state_dict()["state"].items():
-                for key, value in state.items():
-                    tensors[f"optimiser.{name}.{index}.{key}"] = torch.as_tensor(value)
-        about = {"curve": json.dumps(self.curve), "config": json.dumps(asdict(self.config))}
+        tensors |= pack_optimisers(self.optimisers)
+        about = {"curve": json.dumps(self.curve), "config": pack_settings(self.config)}
         write_checkpoint(folder, tensors, about | {"done": str(self.done)})
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote. Raises RunError for a damaged one, or one of another run."""
         tensors, about = read_checkpoint(folder)
         try:
-            if json.loads(about["config"]) != json.loads(json.dumps(asdict(self.config))):
-                raise RunError(
-                    "the unfinished run here has other settings",
-                    where=folder / FILE,
-                    remedy="go on with its settings, or choose another output directory",
-                )
+            check_settings(folder, self.config, about["config"])
             self.curve, self.done = json.loads(about["curve"]), int(about["done"])
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
                     parameter.copy_(tensors[f"model.{name}"])
-            for name, optimiser in self.optimisers.items():
-                state: dict[int, dict[str, Tensor]] = {}
-                for key, value in tensors.items():
-                    if key.startswith(f"optimiser.{name}."):
-                        index, field = key.split(".")[2:]
-                        state.setdefault(int(index), {})[field] = value
-                groups = optimiser.state_dict()["param_groups"]
-                optimiser.load_state_dict({"state": state, "param_groups": groups})
+            restore_optimisers(self.optimisers, tensors)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise damaged(folder, error) from None
 
