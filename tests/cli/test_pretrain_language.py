@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import random
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from silva.cli.pretrain import register
 from silva.errors import SilvaError
+from silva.pretraining.language import write
 
 RECIPE = """
 kind = "language"
@@ -43,13 +45,18 @@ def run(folder: Path, data: Path) -> Any:
     return CliRunner().invoke(app, ["pretrain", *map(str, words), "--threads", "1"])
 
 
-def test_a_recipe_of_that_kind_makes_a_language_model(tmp_path: Path) -> None:
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
     random.seed(0)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     texts = tmp_path / "texts"
     texts.mkdir()
     lines = [" ".join(random.choices("a root and a leaf fall".split(), k=40)) for _ in range(800)]
     (texts / "all.txt").write_text("\n\n".join(lines))
+    return texts
+
+
+def test_a_recipe_of_that_kind_makes_a_language_model(texts: Path, tmp_path: Path) -> None:
     result = run(tmp_path, texts)
     assert result.exit_code == 0, result.output
     assert "bits per byte on held-out text" in result.output
@@ -71,3 +78,20 @@ def test_data_that_is_no_folder(tmp_path: Path) -> None:
     result = run(tmp_path, tmp_path / "recipe.toml")
     assert "is no folder" in str(result.exception)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_disk_that_is_full_at_the_end_loses_no_training(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(write, "save_file", full)
+        assert isinstance(run(tmp_path, texts).exception, OSError)
+    assert (tmp_path / "model" / "config.json").is_file()
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+    result = run(tmp_path, texts)
+    assert result.exit_code == 0, result.output
+    assert "3/3" not in result.output  # nothing was trained again
+    assert not (tmp_path / "model.run").exists()

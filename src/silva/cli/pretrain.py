@@ -68,8 +68,12 @@ def _pretrain(
 
 
 def _check_out(out: Path) -> None:
+    """RunError for a directory that is finished; one whose run is still there was being written."""
     from silva.errors import RunError
+    from silva.pretraining.checkpoint import FILE
 
+    if (out.with_name(out.name + ".run") / FILE).is_file() and not out.is_file():
+        return
     if (out.exists() and not out.is_dir()) or any((out / name).exists() for name in RESERVED):
         raise RunError("is there already", where=out, remedy="choose another --out")
 
