@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from silva.errors import ConfigError
+from silva.supernode.balance import with_popularity
 from silva.supernode.cluster import Cluster, Failure
 from silva.supernode.cost.links import pool_read_s
 from silva.supernode.decode import decode_step
-from silva.supernode.faults import Faults, without_planes
+from silva.supernode.faults import Faults
 from silva.supernode.fleet import make_fleet
 from silva.supernode.generate import Shape, generate
 from silva.supernode.records import Records
@@ -26,10 +27,11 @@ from small import small_system
 
 SYSTEM = small_system()
 SPLIT = Cluster(prefill=2, decode=2, batch_per_npu=16, mtp=False)
+CACHED = replace(SPLIT, cache_gb=1.0)
 TRAFFIC = generate(Shape(rate=6.0, seconds=4.0, prompt=1000.0, output=100.0))
 
 
-def lost(failure: Failure, cluster: Cluster = SPLIT) -> tuple[list[str], tuple[int, ...]]:
+def lost(failure: Failure, cluster: Cluster = CACHED) -> tuple[list[str], tuple[int, ...]]:
     fleet = make_fleet(cluster, SYSTEM, TRAFFIC)
     (loss,) = Faults(cluster, SYSTEM, fleet, TRAFFIC).losses([failure])
     return [engine.name for engine in loss.engines], loss.caches
@@ -50,7 +52,7 @@ def test_a_die_takes_its_instance_and_a_node_all_that_stand_on_it() -> None:
     assert lost(Failure("node", 0)) == (["prefill-0", "prefill-1"], (0,))
     assert lost(Failure("node", 1)) == (["decode-0", "decode-1"], (1,))
     assert lost(Failure("node", 3)) == ([], (3,))
-    assert lost(Failure("node", 1), replace(SPLIT, prefill=1, caches=1))[0] == ["decode-1"]
+    assert lost(Failure("node", 1), replace(CACHED, prefill=1, caches=1))[0] == ["decode-1"]
     assert lost(Failure("cache", 2)) == ([], (2,))
 
 
@@ -89,11 +91,30 @@ def test_a_lost_switch_slows_every_step_until_it_is_back() -> None:
     assert slow.finished_s.tolist() == calm.finished_s.tolist()
     load = DecodeLoad(batch_per_npu=96.0)
     experts = load_system("cloudmatrix-infer")
-    steps = [decode_step(without_planes(experts, n), load).tpot_s for n in (0, 1, 3, 6)]
+    steps = [decode_step(replace(experts, lost_planes=n), load).tpot_s for n in (0, 1, 3, 6)]
     assert steps == sorted(steps)
     assert steps[0] < steps[-1]
-    machine = without_planes(experts, 6).machine
+    machine = replace(experts, lost_planes=6).machine
     assert pool_read_s(machine, 4096, 70e3, "ub") > pool_read_s(experts.machine, 4096, 70e3, "ub")
+
+
+def test_popular_experts_do_not_bring_a_lost_switch_back() -> None:
+    experts = load_system("cloudmatrix-infer")
+    load = DecodeLoad(batch_per_npu=96.0)
+    whole, slow = (
+        decode_step(with_popularity(replace(experts, lost_planes=n), 1.0, decode=True), load).tpot_s
+        for n in (0, 3)
+    )
+    assert slow > whole
+    with pytest.raises(ConfigError, match="planes of switches are lost"):
+        _ = replace(experts, lost_planes=7).machine
+
+
+@pytest.mark.parametrize("failure", ["cache", "node"])
+def test_without_a_cache_no_instance_of_it_can_fail(failure: str) -> None:
+    split = replace(SPLIT, cache_gb=0.0, caches=12)
+    with pytest.raises(ConfigError, match="there are"):
+        simulate(split, TRAFFIC, (Failure(failure, 11, 1.0, 1.0),), SYSTEM)
 
 
 def test_times_are_those_of_the_whole_machine_again_when_the_switch_is_back() -> None:

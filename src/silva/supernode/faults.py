@@ -15,7 +15,6 @@ from silva.errors import ConfigError
 from silva.supernode.cluster import Cluster, Failure
 from silva.supernode.engine import Engine
 from silva.supernode.fleet import Fleet, step_times
-from silva.supernode.hardware import Hardware
 from silva.supernode.system import System
 from silva.supernode.traces import Traffic
 
@@ -36,6 +35,7 @@ class Faults:
 
     def __init__(self, cluster: Cluster, system: System, fleet: Fleet, traffic: Traffic) -> None:
         self._cluster, self._whole, self._fleet, self._traffic = cluster, system, fleet, traffic
+        self._cache_count = cluster.caches if cluster.cache_gb else 0
         self.system = system
         self._caches: Counter[int] = Counter()
         self._switches: Counter[int] = Counter()
@@ -62,22 +62,23 @@ class Faults:
     def lose_switch(self, number: int) -> bool:
         """Whether links are slower than before."""
         self._switches[number] += 1
-        return self._switches[number] == 1 and self._rewire()
+        self._rewire()
+        return self._switches[number] == 1
 
     def restore_switch(self, number: int) -> bool:
         """Whether links are faster than before."""
         self._switches[number] -= 1
-        return not self._switches[number] and self._rewire()
+        self._rewire()
+        return not self._switches[number]
 
     def times(self, engine: Engine) -> StepTime:
         """Step times of an instance on the machine as it is now."""
         prefill, decode = step_times(self._cluster, self.system, self._traffic)
         return prefill if engine.hands_over else decode
 
-    def _rewire(self) -> bool:
+    def _rewire(self) -> None:
         lost = sum(count > 0 for count in self._switches.values())
-        self.system = without_planes(self._whole, lost)
-        return True
+        self.system = replace(self._whole, lost_planes=lost)
 
     def _loss(self, failure: Failure) -> Loss:
         number, role = failure.instance, failure.role
@@ -85,7 +86,7 @@ class Faults:
         most = {
             "prefill": len(setups.prefill),
             "decode": len(setups.decode),
-            "cache": self._cluster.caches,
+            "cache": self._cache_count,
             "die": sum(len(dies) for dies in self._places()),
             "node": self._nodes(),
             "switch": int(machine.switches.planes),
@@ -103,7 +104,7 @@ class Faults:
         elif role in ("die", "node"):
             width = machine.dies_per_node if role == "node" else 1
             span = range(number * width, (number + 1) * width)
-            on_node = role == "node" and number < self._cluster.caches
+            on_node = role == "node" and number < self._cache_count
             caches = (number,) if on_node else ()
         else:
             engine = (setups.prefill if role == "prefill" else setups.decode)[number]
@@ -123,28 +124,4 @@ class Faults:
 
     def _nodes(self) -> int:
         dies = sum(len(dies) for dies in self._places())
-        return max(-(-dies // self._whole.machine.dies_per_node), self._cluster.caches)
-
-
-def without_planes(system: System, lost: int) -> System:
-    """The system where so many planes of switches are lost: traffic between nodes shares the rest.
-
-    Every node reaches every plane with an equal part of its links (CloudMatrix-Infer, section 3.2),
-    so that the rates between nodes fall in proportion; within a node nothing changes.
-    """
-    if not lost:
-        return system
-    hw = system.machine
-    left = 1.0 - lost / hw.switches.planes
-    up, pool, exchange = hw.scale_up, hw.pool, hw.exchange
-    machine: Hardware = replace(
-        hw,
-        name=f"{hw.name} without {lost} planes",
-        scale_up=replace(up, read_gbps=up.read_gbps * left, write_gbps=up.write_gbps * left),
-        pool=replace(pool, read_gbps=pool.read_gbps * left, write_gbps=pool.write_gbps * left),
-        exchange=replace(exchange, gbps=exchange.gbps * left),
-    )
-    # The name tells it from the whole system where tables of step times are remembered.
-    slower = replace(system, name=f"{system.name} without {lost} planes")
-    slower.__dict__["machine"] = machine
-    return slower
+        return max(-(-dies // self._whole.machine.dies_per_node), self._cache_count)

@@ -6,7 +6,7 @@ one way; sizes decimal gigabytes. A GPU is a package of one die.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from silva.errors import ConfigError
@@ -231,6 +231,28 @@ class Hardware:
     tables: Tables
     profile: Profile | None = None
     """Steps of one model that were measured on this very machine (`silva profile`)."""
+
+    def without_planes(self, lost: int) -> Hardware:
+        """The machine where so many planes of switches are lost: what goes between nodes shares the
+        rest. ConfigError where none would be left.
+
+        Every node reaches every plane with an equal part of its links (CloudMatrix-Infer, section
+        3.2), so that the rates between nodes fall in proportion; within a node nothing changes.
+        """
+        if not lost:
+            return self
+        left = 1.0 - lost / self.switches.planes
+        if left <= 0:
+            what = f"all {int(self.switches.planes)} planes of switches are lost"
+            raise ConfigError(what, where=self.name, remedy="leave one, or no step ever ends")
+        up, pool, exchange = self.scale_up, self.pool, self.exchange
+        return replace(
+            self,
+            name=f"{self.name} without {lost} planes",
+            scale_up=replace(up, read_gbps=up.read_gbps * left, write_gbps=up.write_gbps * left),
+            pool=replace(pool, read_gbps=pool.read_gbps * left, write_gbps=pool.write_gbps * left),
+            exchange=replace(exchange, gbps=exchange.gbps * left),
+        )
 
     @cached_property
     def memory_bps(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from silva.config import setting
 from silva.supernode.hardware import Hardware, load_hardware
 from silva.supernode.model import Model, load_model
 from silva.supernode.sourced import Sourced, at_least, choice, positive, read_sourced, spec_file
@@ -76,11 +77,13 @@ class System:
     balance_ratio: float = at_least(0, 1)
     """Measured rate of prefill by default over that with experts in balance, which the imbalance is
     fitted on; 0 where it is taken from elsewhere."""
+    lost_planes: int = setting(0, help="", low=0)
+    """Planes of switches that have failed."""
 
     @cached_property
     def machine(self) -> Hardware:
-        """The machine it runs on."""
-        return load_hardware(self.hardware)
+        """The machine it runs on, as far as it has not failed."""
+        return load_hardware(self.hardware).without_planes(self.lost_planes)
 
     @cached_property
     def network(self) -> Model:
