@@ -20,10 +20,12 @@ PACKAGES = {
     "debian-handbook": "usr/share/doc/debian-handbook/html/en-US/*.html",
     "debian-reference-en": "usr/share/debian-reference/debian-reference.en.txt.gz",
     "perl-doc": "usr/share/perl/*/pod/perl*.pod",
-    "jargon-text": "usr/share/doc/jargon-text/*.gz",
+    "jargon-text": "usr/share/doc/jargon-text/jargon.txt.gz",
     "fortunes": "usr/share/games/fortunes/*",
 }
 """Package -> the files in it that are English prose."""
+
+OTHER_LANGUAGES = frozenset(("perlcn.pod", "perljp.pod", "perlko.pod", "perltw.pod"))
 
 BLOCKS = frozenset("p li dt dd h1 h2 h3 h4 h5 pre td th div blockquote title".split())
 SILENT = frozenset(("script", "style", "head"))
@@ -48,6 +50,11 @@ class Prose(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._silent:
             self.pieces.append(data)
+
+
+def is_wanted(file: Path) -> bool:
+    """Whether a file is text, in English, and not a copy (.u8) of one beside it."""
+    return file.suffix not in (".dat", ".u8") and file.name not in OTHER_LANGUAGES
 
 
 def prose(page: str) -> str:
@@ -75,7 +82,7 @@ def main() -> None:
             (archive,) = Path(scratch).glob(f"{package}_*.deb")
             unpacked = Path(scratch) / package
             subprocess.run(["dpkg", "-x", str(archive), str(unpacked)], check=True)
-            files = sorted(f for f in unpacked.glob(pattern) if f.is_file() and f.suffix != ".dat")
+            files = sorted(f for f in unpacked.glob(pattern) if f.is_file() and is_wanted(f))
             if not files:
                 sys.exit(f"{package}: no files at {pattern}")
             folder = out / package

@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_at_the_end_loses_no_training(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(write, "save_file", full)
+        patched.setattr(write, "write_mapped", full)
         assert isinstance(run(tmp_path, texts).exception, OSError)
     assert (tmp_path / "model" / "config.json").is_file()
     assert not (tmp_path / "model" / "model.safetensors").exists()

@@ -162,6 +162,9 @@ def test_a_directory_of_another_type_is_converted(library: Library, tmp_path: Pa
         logits(reduced, torch.bfloat16), logits(folder, torch.bfloat16), atol=0.1, rtol=0.1
     )
     assert load_text(reduced).chat_template == "{{ messages }}"
+    # A window that is null is off; one that is not named has the family's length.
+    assert json.loads((folder / "config.json").read_text())["sliding_window"] is None
+    assert json.loads((reduced / "config.json").read_text())["sliding_window"] is None
     # the text side is part of what the entry was made from
     save_tokenizer(folder, byte_level(), chat_template="{{ other }}")
     assert library.resolve(str(folder), "bfloat16") != reduced

@@ -120,8 +120,11 @@ def _launch(flags: dict[str, Any], config: Path | None, sets: list[str], verbose
 def _model(name: str, dtype: str) -> Iterator[Path]:
     """The model's directory, fetched and converted first, and not given up while it is served."""
     from silva.cli.model_progress import model_progress
+    from silva.cli.slow_types import warn_of_bfloat16
     from silva.models.library import Library
 
+    if dtype == "bfloat16":
+        warn_of_bfloat16("serve.dtype", "cpu")
     with model_progress() as progress:
         library = Library(progress=progress)
         folder = library.resolve(name, dtype)

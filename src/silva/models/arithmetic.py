@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 BFLOAT16 = ("avx512_bf16", "amx_bf16", "avx10_1", "avx10_2")
@@ -13,5 +15,7 @@ def emulates_bfloat16() -> bool:
 
     Processors other than x86 are taken at their word.
     """
-    able = torch.cpu.get_capabilities()
+    able: Mapping[str, object] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # torch 2.9 does not tell
     return able.get("architecture") == "x86_64" and not any(able.get(name) for name in BFLOAT16)

@@ -61,9 +61,12 @@ def convert_directory(source: Path, folder: Path, dtype: str, progress: Progress
     Raises ModelError, and OSError where the disk refuses.
     """
     checkpoint, kind = open_checkpoint(source), DTYPES[dtype]
-    named = {"dtype": dtype, "torch_dtype": dtype}  # transformers 5's name and 4's
-    settings = {**read_json(source / CONFIG), **named, **checkpoint.settings()}
-    _write_json(folder / CONFIG, {k: v for k, v in settings.items() if v is not None})
+    # transformers 5's name of the type and 4's
+    changed = {"dtype": dtype, "torch_dtype": dtype, **checkpoint.settings()}
+    settings = {**read_json(source / CONFIG), **changed}
+    # What the conversion takes away goes; a null of the source's own is another thing than no field.
+    kept = {k: v for k, v in settings.items() if k not in changed or v is not None}
+    _write_json(folder / CONFIG, kept)
     _write_json(folder / GENERATION, _generation(read_language_config(source)))
     for name in TEXT_FILES:
         if (source / name).is_file():

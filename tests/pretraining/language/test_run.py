@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from silva.models.checkpoint import open_checkpoint
 from silva.models.language_loader import load_language_model
 from silva.models.latent import CausalLatents
 from silva.pretraining.language.config import LanguageRecipe
@@ -28,6 +29,7 @@ def test_the_directory_is_what_other_libraries_read(
     ids = tokenizer("the forest grows", return_tensors="pt").input_ids
     assert ids[0, 0] == 0
     assert tokenizer.decode(ids[0, 1:]) == "the forest grows"
+    assert open_checkpoint(out).is_ready(torch.bfloat16)  # mapped as it lies, nothing is copied
     ours = load_language_model(out)
     with torch.inference_mode():
         hidden = ours.hidden(ids[0], torch.arange(ids.shape[1]), CausalLatents([ids.shape[1]]))

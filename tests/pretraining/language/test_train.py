@@ -93,6 +93,8 @@ def test_mistakes(recipe: LanguageRecipe, tmp_path: Path) -> None:
     pretrain(replace(recipe, steps=2), TOKENS, tmp_path)
     with pytest.raises(RunError, match="other settings"):
         pretrain(recipe, TOKENS, tmp_path)
+    with pytest.raises(RunError, match="other texts"):
+        pretrain(replace(recipe, steps=2), TOKENS.flip(0), tmp_path)
     (tmp_path / FILE).write_bytes(b"nothing")
     with pytest.raises(RunError, match="damaged"):
         pretrain(recipe, TOKENS, tmp_path)

@@ -38,11 +38,13 @@ class Drafts:
 def bits_per_byte(model: Deepseek, sections: Sequence[Tensor], size_bytes: int) -> float:
     """Of held-out sections, each int64 [tokens] with its two special tokens."""
     nats = 0.0
+    context = model.config.context
     for section in sections:
-        for piece in section.split(model.config.context):
-            if len(piece) > 1:
-                logits = model.logits(_hidden(model, piece[None, :-1]))
-                nats += float(F.cross_entropy(logits, piece[1:], reduction="sum"))
+        # Only the first token of a section is given: pieces share the token at which they meet.
+        for start in range(0, len(section) - 1, context):
+            piece = section[start : start + context + 1]
+            logits = model.logits(_hidden(model, piece[None, :-1]))
+            nats += float(F.cross_entropy(logits, piece[1:], reduction="sum"))
     return nats / math.log(2) / size_bytes
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from silva.models import deepseek_tensors
 from silva.models.deepseek import Deepseek
 from silva.models.deepseek_config import DeepseekConfig
+from silva.models.deepseek_tensors import CORRECTION
 from silva.models.experts import ExpertWeights, LocalExperts
 
 EXPERT_PARTS = ("gate_proj", "up_proj", "down_proj")
-BIAS = "e_score_correction_bias"
 
 
 class CountedExperts(LocalExperts):
@@ -26,17 +26,14 @@ class CountedExperts(LocalExperts):
 
     def __init__(self, layers: Mapping[int, ExpertWeights]) -> None:
         super().__init__(layers)
-        self._experts = {layer: len(weights.ids) for layer, weights in layers.items()}
-        self.counts = {layer: torch.zeros(n, dtype=torch.int64) for layer, n in layers_of(layers)}
+        self.counts = {
+            layer: torch.zeros(len(weights.ids), dtype=torch.int64)
+            for layer, weights in layers.items()
+        }
 
     def __call__(self, layer: int, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        self.counts[layer] += experts.flatten().bincount(minlength=self._experts[layer])
+        self.counts[layer] += experts.flatten().bincount(minlength=len(self.counts[layer]))
         return super().__call__(layer, x, experts, weights)
-
-
-def layers_of(layers: Mapping[int, ExpertWeights]) -> list[tuple[int, int]]:
-    """Layers and how many experts each has."""
-    return [(layer, len(weights.ids)) for layer, weights in layers.items()]
 
 
 def initial(config: DeepseekConfig, seed: int) -> dict[str, Tensor]:
@@ -49,7 +46,7 @@ def initial(config: DeepseekConfig, seed: int) -> dict[str, Tensor]:
     depth = math.sqrt(2 * (config.layers + config.drafts))
     found: dict[str, Tensor] = {}
     for name, shape in stacked_shapes(config).items():
-        if name.endswith(BIAS):
+        if name.endswith(CORRECTION):
             found[name] = torch.zeros(shape)
         elif len(shape) == 1:
             found[name] = torch.ones(shape)
@@ -106,4 +103,4 @@ def balance(parameters: Mapping[str, Tensor], counts: Mapping[int, Tensor], rate
     """
     for layer, count in counts.items():
         wanted = count.float().mean() - count
-        parameters[f"model.layers.{layer}.mlp.gate.{BIAS}"].add_(rate * wanted.sign())
+        parameters[f"model.layers.{layer}.{CORRECTION}"].add_(rate * wanted.sign())

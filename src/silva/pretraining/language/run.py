@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from silva.errors import DataError
+from silva.models.deepseek_tensors import type_of
 from silva.pretraining.language.config import LanguageRecipe
 from silva.pretraining.language.corpus import Corpus, read_corpus
 from silva.pretraining.language.evaluate import bits_per_byte, expert_loads, measure_drafts
 from silva.pretraining.language.model import assemble
 from silva.pretraining.language.train import OnStep, pretrain
-from silva.pretraining.language.write import write_model, write_record
+from silva.pretraining.language.write import DTYPE, write_model, write_record
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, 64, 64
 """Held-out beginnings whose answers measure the draft module."""
@@ -33,7 +34,7 @@ def make_language_model(
     prompts = held_out_prompts(corpus)
     state = out.with_name(out.name + ".run")
     trained = pretrain(config, corpus.train, state, on_step)
-    rounded = {n: t if t.ndim == 1 else t.bfloat16().float() for n, t in trained.parameters.items()}
+    rounded = {n: t.to(type_of(n, DTYPE)).float() for n, t in trained.parameters.items()}
     model = assemble(trained.shape, rounded)
     drafts = measure_drafts(model, prompts, NEW_TOKENS)
     measured = {
@@ -46,7 +47,7 @@ def make_language_model(
         "curve": trained.curve,
     }
     write_record(out, config, measured)
-    write_model(out, config, trained.parameters, corpus.tokenizer)
+    write_model(out, config, trained, corpus.tokenizer)
     for left in state.glob("checkpoint.*"):
         left.unlink()
     state.rmdir()

@@ -7,6 +7,7 @@ of that of the token after next, which the draft module predicts (arXiv 2412.194
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -23,6 +24,7 @@ from silva.errors import DataError, RunError
 from silva.models import deepseek_tensors
 from silva.models.deepseek import Deepseek
 from silva.models.deepseek_config import DeepseekConfig, deepseek_config
+from silva.models.deepseek_tensors import CORRECTION
 from silva.models.latent import CausalLatents
 from silva.models.threads import one_thread_each
 from silva.pretraining.checkpoint import (
@@ -36,7 +38,7 @@ from silva.pretraining.checkpoint import (
     write_checkpoint,
 )
 from silva.pretraining.language.config import LanguageRecipe
-from silva.pretraining.language.model import BIAS, CountedExperts, assemble, balance, initial
+from silva.pretraining.language.model import CountedExperts, assemble, balance, initial
 from silva.pretraining.muon import Muon
 
 CHUNK = 2048
@@ -81,7 +83,7 @@ class Run:
         self.config, self.tokens, self.pool = config, tokens, pool
         self.shape: DeepseekConfig = deepseek_config(config.model.as_config(), "the recipe")
         self.parameters = initial(self.shape, config.seed)
-        self.trained = [n for n in self.parameters if not n.endswith(BIAS)]
+        self.trained = [n for n in self.parameters if not n.endswith(CORRECTION)]
         for name in self.trained:
             self.parameters[name].requires_grad_(True)
         matrices = [n for n in self.trained if self._is_matrix(n)]
@@ -158,18 +160,29 @@ class Run:
         counts = {n: torch.stack([c[n] for _, _, c in done]).sum(dim=0) for n in done[0][2]}
         return sum(loss for loss, _, _ in done), counts
 
+    def _digest(self) -> str:
+        """Of the training text, whose tokens are numbered by a tokenizer of that very text."""
+        return hashlib.sha256(self.tokens.numpy().data).hexdigest()
+
     def save(self, folder: Path) -> None:
         """Write the state after a whole step."""
         tensors = {f"model.{k}": v.detach() for k, v in self.parameters.items()}
         tensors |= pack_optimisers(self.optimisers)
         about = {"curve": json.dumps(self.curve), "config": pack_settings(self.config)}
-        write_checkpoint(folder, tensors, about | {"done": str(self.done)})
+        about |= {"done": str(self.done), "text": self._digest()}
+        write_checkpoint(folder, tensors, about)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote. Raises RunError for a damaged one, or one of another run."""
         tensors, about = read_checkpoint(folder)
         try:
             check_settings(folder, self.config, about["config"])
+            if about["text"] != self._digest():
+                raise RunError(
+                    "the unfinished run here was of other texts",
+                    where=folder / FILE,
+                    remedy="give it those texts, or choose another output directory",
+                )
             self.curve, self.done = json.loads(about["curve"]), int(about["done"])
             with torch.no_grad():
                 for name, parameter in self.parameters.items():

@@ -9,31 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor
 
+from silva.models import deepseek_tensors
+from silva.models.config_fields import CONFIG, GENERATION
+from silva.models.mapped import Placed, write_mapped
+from silva.models.weight_files import WEIGHTS
 from silva.pretraining.language.config import BEGIN, END, LanguageRecipe
-from silva.pretraining.language.model import BIAS, unstacked
+from silva.pretraining.language.model import unstacked
+from silva.pretraining.language.train import Trained
 
-WEIGHTS, RECORD = "model.safetensors", "training.json"
+DTYPE = torch.bfloat16
+"""Of the weights as written, but for what `deepseek_tensors.type_of` keeps exact."""
+RECORD = "training.json"
 
 
-def write_model(
-    out: Path,
-    config: LanguageRecipe,
-    parameters: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
-    dtype: torch.dtype = torch.bfloat16,
-) -> None:
-    """Configuration, weights as `dtype` (gates' biases as float32) and tokenizer into `out`.
+def write_model(out: Path, config: LanguageRecipe, trained: Trained, tokenizer: Tokenizer) -> None:
+    """Configuration, weights and tokenizer into `out`; the weights lie in the order of silva's own.
 
     The weights come last, under their own name at once: a directory that has them is whole.
     """
     out.mkdir(parents=True, exist_ok=True)
-    described = config.model.as_config() | {"dtype": str(dtype).removeprefix("torch.")}
-    write_json(out / "config.json", described)
-    write_json(out / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 1})
+    described = config.model.as_config() | {"dtype": str(DTYPE).removeprefix("torch.")}
+    write_json(out / CONFIG, described)
+    write_json(out / GENERATION, {"bos_token_id": 0, "eos_token_id": 1})
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BEGIN,
@@ -42,12 +41,14 @@ def write_model(
     }
     write_json(out / "tokenizer_config.json", about)
     tokenizer.save(str(out / "tokenizer.json"))
-    tensors = {
-        name: tensor.to(torch.float32 if name.endswith(BIAS) else dtype).contiguous()
-        for name, tensor in unstacked(parameters).items()
-    }
+    tensors = unstacked(trained.parameters)
+    placed = [
+        Placed(name, shape, deepseek_tensors.type_of(name, DTYPE))
+        for name, shape in deepseek_tensors.shapes(trained.shape).items()
+    ]
     scratch = out / f".{WEIGHTS}.tmp"
-    save_file(tensors, scratch, {"format": "pt"})
+    with scratch.open("wb") as file:
+        write_mapped(file, placed, tensors.__getitem__)
     scratch.replace(out / WEIGHTS)
 
 
