@@ -4,7 +4,8 @@
 
 Takes about a quarter of an hour on two cores, alone on the machine: whatever else runs is measured
 along, and differs between profile and turns. The profile and every request and token of both sides
-stay in the folder of the run (`--work`); `--again` measures a new profile.
+stay in the folder of the run (`--work`). A profile of the same commit and machine is used again
+unless `--again` is given.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ DOES_NOT_HOLD = 1
 """Exit code of `silva validate here`."""
 
 
-def called(folder: Path, *words: str) -> int:
-    """Exit code of a command of silva; ends the program where it failed."""
+def called(folder: Path, *words: str, allowed: tuple[int, ...] = (0,)) -> None:
+    """Run a command of silva; ends the program where it failed."""
     done = subprocess.run([*common.silva_command(), *words], cwd=folder, check=False)
-    if done.returncode not in (0, DOES_NOT_HOLD):
+    if done.returncode not in allowed:
         sys.exit(f"silva {words[0]} failed")
-    return done.returncode
 
 
 def published(found: dict[str, Any]) -> dict[str, Any]:
@@ -56,11 +56,18 @@ def main() -> None:
     print(common.heading(circumstances))
     folder = arguments.work.resolve() / "reality"
     folder.mkdir(parents=True, exist_ok=True)
-    if arguments.again or not (folder / "here.toml").is_file():
+    about = {name: circumstances[name] for name in ("commit", "machine")}
+    if arguments.again or common.read_json(folder / "about.json") != about:
         called(folder, "profile", MODEL, "--out", "here.toml")
+        common.write_json(folder / "about.json", about)
     given = ("--turns", str(arguments.turns), "--duration", arguments.duration)
     files = ("--profile", "here.toml", "--out", "here.json")
-    called(folder, "validate", "here", "--model", MODEL, *files, *given)
+    # A crash has the same exit code as a bar that does not hold, but leaves no file.
+    (folder / "here.json").unlink(missing_ok=True)
+    words = ("validate", "here", "--model", MODEL, *files, *given)
+    called(folder, *words, allowed=(0, DOES_NOT_HOLD))
+    if not (folder / "here.json").is_file():
+        sys.exit("silva validate here failed")
     found = json.loads((folder / "here.json").read_text())
     command = f"python benchmarks/reality.py {' '.join(given)}"
     result = {**circumstances, "command": command, "model": MODEL, **published(found)}

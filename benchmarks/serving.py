@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import json
 import shutil
 import signal
@@ -25,6 +24,8 @@ from typing import Any
 
 import common
 
+from silva.reality.process import end_with_parent
+
 Numbers = dict[str, Any]
 SMOLLM2, STORIES = "smollm2", "stories260k"
 START_S, STOP_S = 900.0, 120.0
@@ -32,7 +33,6 @@ START_S, STOP_S = 900.0, 120.0
 LIBRARIES = ("transformers", "tokenizers", "httpx")
 TEXTS = ("LICENSE", "README.md", "docs/architecture.md", "docs/tuning.md", "docs/serving.md")
 """Real text, of which prompts are cut."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Bench:
@@ -156,12 +156,6 @@ def serving(folder: Path, model: str, *options: str, keep: bool = False) -> Iter
         yield server
     finally:
         server.stop()
-
-
-def end_with_parent() -> None:
-    """In the child: a SIGTERM when the benchmark dies, even by SIGKILL. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 # Prompts ------------------------------------------------------------------------------------

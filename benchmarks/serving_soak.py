@@ -22,6 +22,8 @@ import common
 import serving
 from serving import STORIES, Bench, Numbers
 
+from silva.reality.process import end_with_parent
+
 sys.path.insert(0, str(common.ROOT / "tests" / "faults"))
 
 import kill_scene
@@ -38,7 +40,7 @@ def leg(model: Path, number: int, kills: int) -> Numbers:
     dice = random.Random(number)
     found: Numbers = {"kills": dict.fromkeys(ROLES, 0), "answers": 0, "equal": 0, "failed": 0}
     options = kill_scene.OPTIONS
-    command = Command(model, kill_scene.SETTINGS, serving.end_with_parent, **options)
+    command = Command(model, kill_scene.SETTINGS, end_with_parent, **options)
     try:
         calm = asyncio.run(kill_scene.undisturbed(command))
         for done in range(0, kills, STORM):

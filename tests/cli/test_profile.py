@@ -80,3 +80,16 @@ def test_a_file_without_a_profile_is_refused(model: Path) -> None:
     spec = Path(here.__file__).parents[1] / "supernode" / "specs" / "h100.toml"
     flags = ("--model", model, "--profile", spec)
     assert "no profile" in refused(model, "validate", "here", *flags)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "nowhere/here.toml"], "nowhere/here.toml: cannot be written"),
+        (["--set", 'http.admin_keys=["a=secret-of-a"]'], "a server with keys is not measured"),
+    ],
+)
+def test_what_would_fail_at_the_end_is_refused_at_once(
+    words: list[str], message: str, model: Path, tmp_path: Path
+) -> None:
+    assert message in refused(tmp_path, "profile", model, *words)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from silva.reality.profile import Target
+
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 ModelName = Annotated[
     str | None, typer.Argument(help="smollm2, or the path of a directory or a GGUF file.")
@@ -51,6 +56,7 @@ def profile(
 
     if out.suffix != ".toml":
         raise ConfigError(f"{str(out)!r:.60} is no .toml file", where="--out")
+    check_writable(out)
     with served(model, config, sets or []) as (name, target), shown() as watch:
         tree = overlay({}, {"model": name, "point_s": point_seconds(point_time)})
         write_profile(build(ProfileConfig, tree, "silva profile"), target, out, watch)
@@ -72,6 +78,7 @@ def served(
     from silva.cli.assignment import assignment
     from silva.cli.model_progress import model_progress
     from silva.config import build, overlay, read_toml
+    from silva.errors import ConfigError
     from silva.models.library import Library
     from silva.reality.profile import Target, serve_arguments
     from silva.serving.launch import LaunchConfig
@@ -79,12 +86,27 @@ def served(
     flags: dict[str, Any] = {"model": model, **dict(map(assignment, sets))}
     tree = overlay(read_toml(config) if config else {}, flags)
     settings = build(LaunchConfig, tree, config or "flags")
+    if settings.http.keys or settings.http.api_keys or settings.http.admin_keys:
+        raise ConfigError("a server with keys is not measured", remedy="leave the keys out")
     with model_progress() as progress:
         library = Library(progress=progress)
         path = library.resolve(settings.model, settings.serve.dtype)
-    with library.cache.hold(path):
-        arguments = serve_arguments(settings.model, config, sets)
-        yield settings.model, Target(path, arguments, settings.serve)
+    # So that what was started is ended and folders are removed then, too.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    try:
+        with library.cache.hold(path):
+            arguments = serve_arguments(settings.model, config, sets)
+            yield settings.model, Target(path, arguments, settings.serve)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def check_writable(path: Path) -> None:
+    """ConfigError for a file that cannot be written, before minutes are spent on its content."""
+    from silva.errors import ConfigError
+
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError("cannot be written", where=path, remedy="name a file in another folder")
 
 
 @contextmanager

@@ -123,13 +123,15 @@ def _published(sheet: str, as_json: bool) -> bool:
 def _here(values: dict[str, Any]) -> bool:
     """Serve, simulate, compare; whether the bars hold."""
     from silva.cli.amounts import parse_seconds
-    from silva.cli.profile import point_seconds, served, shown
+    from silva.cli.profile import check_writable, point_seconds, served, shown
     from silva.config import build, overlay
     from silva.reality import compare
     from silva.reality.here import HereConfig, validate_here
 
     model, config, sets = values["model"], values["config"], values["sets"] or []
     out, duration = values["out"], values["duration"]
+    if out is not None:
+        check_writable(out)
     with served(model, config, sets) as (name, target):
         flags = {
             "profile.model": name,
@@ -145,9 +147,9 @@ def _here(values: dict[str, Any]) -> bool:
         with shown() as watch:
             found = validate_here(settings, target, values["profile"], watch)
     text = json.dumps(found.as_plain(), allow_nan=False)
+    print(text if values["as_json"] else compare.table(found))
     if out is not None:
         _write(out, text)
-    print(text if values["as_json"] else compare.table(found))
     return found.holds
 
 

@@ -1,7 +1,7 @@
 """What a calm server adds to the steps of its engines: one request at a time, nothing in the way.
 
-Three kinds of requests tell its costs apart: short prompts and long ones with an answer of one
-token, and short prompts with longer answers. Delays are medians of the phases that the server tells
+Three kinds of requests tell its costs apart: short prompts and long ones with an answer of two
+tokens, and short prompts with longer answers. Delays are medians of the phases that the server tells
 and of what the client sees; seconds of cores are counted by the kernel over all processes but the
 engines, the client's own among them.
 """

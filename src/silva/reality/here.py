@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from silva.config import setting
 from silva.errors import ConfigError
 from silva.reality.compare import Comparison, compare
-from silva.reality.profile import ProfileConfig, Target, check_served, write_profile
+from silva.reality.profile import ProfileConfig, Target, write_profile
 from silva.reality.trace import TraceConfig
 from silva.supernode.hardware import read_hardware
 from silva.supernode.profile import Profile
@@ -32,7 +33,6 @@ def validate_here(
     watch: Callable[[str], None] = lambda what: None,
 ) -> Comparison:
     """Compare; `file`: a profile measured before. Raises ConfigError, RunError, ServingError."""
-    check_served(target.config)
     if file is not None:
         profile = read_profile(file, config.profile.model, target)
     else:
@@ -57,6 +57,7 @@ def read_profile(file: Path, model: str, target: Target) -> Profile:
         "model": (steps.model, model),
         "dtype": (steps.dtype, config.dtype),
         "threads": (steps.threads, target.threads),
+        "cores": (steps.cores, len(os.sched_getaffinity(0))),
         "block_tokens": (steps.block_tokens, config.kv.block_tokens),
     }
     for name, (known, asked) in pairs.items():

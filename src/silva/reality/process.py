@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ START_S = 180.0
 _POLL_S = 0.1
 _COMMAND = (sys.executable, "-c", "from silva.cli.main import run; run()")
 _PREFIX = "silva: serving at "
+_PR_SET_PDEATHSIG = 1
 
 
 class ServerProcess:
@@ -62,6 +65,7 @@ def serving(arguments: Sequence[str], peers: int) -> Iterator[ServerProcess]:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
+                preexec_fn=end_with_parent,
             )
         try:
             yield ServerProcess(_ready(child, log, peers), child.pid)
@@ -93,6 +97,12 @@ def _ready(child: subprocess.Popen[bytes], log: Path, peers: int) -> str:
             return url
     said = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
     raise RunError(f"silva serve did not come up: {said[:300]}", remedy="try silva serve itself")
+
+
+def end_with_parent() -> None:
+    """In a child before its program: SIGTERM for it when its parent dies, be it by SIGKILL. Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def family(pid: int) -> set[int]:

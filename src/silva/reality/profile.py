@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,6 @@ class ProfileConfig:
     """What `silva profile` can be told."""
 
     model: str = setting("smollm2", help="a model's name, or the path of its directory or GGUF")
-    serve: ServeConfig = field(default_factory=ServeConfig)
     point_s: float = setting(
         1.5, help="seconds for each kind of step, twice: alone and beside", low=0.0, high=600.0
     )
@@ -42,12 +41,18 @@ class ProfileConfig:
 
 @dataclass(frozen=True)
 class Target:
-    """A model's directory, and how a server of it is started."""
+    """A model's directory, and how a server of it is started.
+
+    ConfigError for a server that cannot be measured.
+    """
 
     path: Path
     arguments: tuple[str, ...]
     """Of `silva serve`: the model and all settings."""
     config: ServeConfig
+
+    def __post_init__(self) -> None:
+        _check_served(self.config)
 
     @property
     def peers(self) -> int:
@@ -74,7 +79,6 @@ def write_profile(config: ProfileConfig, target: Target, out: Path, watch: Watch
 
 def measure_profile(config: ProfileConfig, target: Target, watch: Watch) -> str:
     """The text of the spec file."""
-    check_served(target.config)
     model = read_config(target.path)
     threads, cores = target.threads, len(os.sched_getaffinity(0))
     watch("kernels, memory and transfers")
@@ -104,11 +108,14 @@ def measure_profile(config: ProfileConfig, target: Target, watch: Watch) -> str:
     return spec.as_toml(machine, note, sections)
 
 
-def check_served(config: ServeConfig) -> None:
+def _check_served(config: ServeConfig) -> None:
     """ConfigError for a server that cannot be compared yet."""
     if config.colocated:
         remedy = "leave --colocated out"
         raise ConfigError("a colocated server is not measured", remedy=remedy)
+    if config.roles.auto:
+        remedy = "leave --auto-roles out"
+        raise ConfigError("a server that changes its roles is not measured", remedy=remedy)
 
 
 def this_machine(cores: int) -> spec.Machine:

@@ -13,7 +13,8 @@ from silva.serving.bench.schedule import schedule
 from silva.supernode.profile import Profile
 
 _BUSY = 0.4
-"""Share of the cores that traffic of no stated rate keeps busy, and half of a prefill peer's time."""
+"""Share of the cores that traffic of no stated rate keeps busy, or of the prefill peers' time,
+whichever is full first."""
 _BATCH = 4
 _SAMPLE = 1000
 
