@@ -15,8 +15,6 @@ AdminKey = Annotated[str, typer.Option(help="Secret of an admin key, if the serv
 
 HERE = "http://127.0.0.1:8000"
 TIMEOUT_S = 10.0
-VERSION = 1
-"""Of the status that these commands can show."""
 
 
 def call(url: str, key: str, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -24,6 +22,7 @@ def call(url: str, key: str, verb: str, body: dict[str, Any] | None = None) -> d
     import httpx
 
     from silva.errors import ServingError
+    from silva.serving.backend import STATUS_VERSION
 
     headers = {"authorization": f"Bearer {key}"} if key else {}
     where = f"{url.rstrip('/')}/admin/v1/{verb}"
@@ -47,9 +46,9 @@ def call(url: str, key: str, verb: str, body: dict[str, Any] | None = None) -> d
         what = message or f"the server answered {answer.status_code}"
         raise ServingError(what, where=url, remedy="see `silva status`")
     version = content.get("version") if isinstance(content, dict) else None
-    if version != VERSION:
+    if version != STATUS_VERSION:
         raise ServingError(
-            f"the answer has status version {str(version)[:20]}, this command reads {VERSION}",
+            f"the answer has status version {str(version)[:20]}, this command reads {STATUS_VERSION}",
             where=url,
             remedy="name a silva server with --url, or use the same silva as it does",
         )

@@ -1,4 +1,4 @@
-"""Absorbed attention to latents that lie in blocks (arXiv 2405.04434, section 2.1): checks, backend.
+"""Absorbed attention to latents in blocks (arXiv 2405.04434, section 2.1): checks, then the plain path.
 
 A pool's latents of one layer are a view [blocks, block_tokens, size] whose last two axes are
 contiguous. All heads read the same latents, whole as keys and their first `rank` values as values.
@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silva.kernels import paged_reference
-from silva.kernels.native import Backend
-from silva.kernels.paged import MAX_THREADS, TYPES, check_sequences
+from silva.kernels.paged import TYPES, check_sequences
 
 
-def store_latents(
-    latent: Tensor, pool: Tensor, slots: NDArray[np.int64], backend: Backend = "auto"
-) -> None:
+def store_latents(latent: Tensor, pool: Tensor, slots: NDArray[np.int64]) -> None:
     """Write latent [tokens, size] to their slots [tokens], converted to the pool's type.
 
     Slot s is place ``s % block_tokens`` of block ``s // block_tokens``. Raises ValueError where
@@ -42,8 +39,6 @@ def latent_attention(
     *,
     rank: int,
     scale: float,
-    threads: int = 1,
-    backend: Backend = "auto",
 ) -> Tensor:
     """``softmax(q c^T scale) c[:, :rank]`` [tokens, heads, rank] in q's type, causal.
 
@@ -51,7 +46,7 @@ def latent_attention(
     `paged.paged_attention`, and so are the errors.
     """
     blocks, block_tokens, size = pool.shape
-    if q.shape[2] != size or not 0 < rank <= size or not 1 <= threads <= MAX_THREADS:
+    if q.shape[2] != size or not 0 < rank <= size:
         raise ValueError(f"q {tuple(q.shape)} does not fit the latents {tuple(pool.shape)}")
     if pool.dtype not in TYPES:
         raise ValueError(f"latents must be of {TYPES}, not {pool.dtype}")

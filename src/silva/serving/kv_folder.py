@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+from silva.errors import ConfigError
 from silva.models.cache_folder import cache_folder
 from silva.serving.config import KvConfig
 
@@ -37,12 +38,16 @@ def with_folder(kv: KvConfig, port: int) -> Iterator[KvConfig]:
 
 
 def _claimed(claim: socket.socket, folder: Path) -> bool:
-    """Whether no other server of this machine has claimed the folder; it is this one's then."""
+    """Whether no other server of this network namespace has the folder; it is this one's then."""
     digest = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()
     try:
         claim.bind(f"\0silva-kv-{digest}")
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        return False
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise ConfigError(
+            f"no folder can be claimed ({error.strerror})",
+            where="serve.kv.cache_folder",
+            remedy="name a folder, or a port",
+        ) from error
     return True

@@ -48,6 +48,8 @@ class _Child:
     deaths: int = 0
     """Deaths in a row before it could serve, those of its predecessors of the same name."""
     wanted: bool = True
+    served: bool = False
+    """Whether it, or a predecessor of the same name, could serve: then its settings are right."""
 
 
 class Supervisor:
@@ -81,8 +83,9 @@ class Supervisor:
         """The peer has come so far that it can take requests."""
         if name in self._children:
             self._children[name].deaths = 0
+            self._children[name].served = True
 
-    def _spawn(self, name: str, role: Role, deaths: int) -> None:
+    def _spawn(self, name: str, role: Role, deaths: int, served: bool = False) -> None:
         identity = f"{name}/{secrets.token_hex(8)}"
         start = self._make_start(name, role, identity)
         self._started(name, identity, role)
@@ -90,7 +93,7 @@ class Supervisor:
         process = self._context.Process(target=run, args=(start, says), name=name, daemon=True)
         process.start()
         says.close()
-        self._children[name] = _Child(start, process, hears, deaths=deaths)
+        self._children[name] = _Child(start, process, hears, deaths=deaths, served=served)
         asyncio.get_running_loop().add_reader(process.sentinel, self._over, name, process)
 
     def _over(self, name: str, process: ForkServerProcess) -> None:
@@ -105,13 +108,17 @@ class Supervisor:
             self._ended(name, "")
             return
         deaths = child.deaths + 1
+        if why and child.served and deaths < MOST_DEATHS:
+            # What is missing may come back: memory that others still map, a disk of the network.
+            log.warning("%s cannot start: %s", name, why)
+            why = ""
         if not why and deaths >= MOST_DEATHS:
             why = f"it has ended {deaths} times before it could serve ({_why(code)})"
         if not why:
             log.warning("%s ended (%s)", name, _why(code))
         self._ended(name, why)
         if not why:
-            self._spawn(name, child.start.role, deaths)
+            self._spawn(name, child.start.role, deaths, child.served)
 
     def let_go(self, name: str) -> None:
         """When this peer ends, it is not to be replaced."""

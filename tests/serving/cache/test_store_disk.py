@@ -49,6 +49,16 @@ def test_a_hit_in_ram_counts_on_disk_too(stores: Stores, peer: Peer) -> None:
     assert peer.found(stores(ram=8, disk=2), [1, 2, 3], SIZE) == [1, 3]
 
 
+def test_the_disk_gives_up_a_prefix_from_its_end(stores: Stores, peer: Peer) -> None:
+    store = stores(ram=8, disk=3)
+    peer.put(store, range(3), SIZE)
+    assert store.flush(30)
+    assert peer.found(store, range(3), SIZE) == [0, 1, 2]
+    peer.put(store, [9], SIZE)
+    store.close()
+    assert peer.found(stores(ram=8, disk=3), [0, 1, 2, 9], SIZE) == [0, 1, 9]
+
+
 def test_a_damaged_file_is_a_miss_and_room_comes_back(stores: Stores, peer: Peer) -> None:
     store = stores(ram=1, disk=8)
     peer.put(store, [1], SIZE)

@@ -270,8 +270,6 @@ class BlockStore:
             return None
         self._ram.pin(block)
         self._counts.ram_hits += 1
-        if self._disk is not None:
-            self._disk.touch(block)
         return self._ram.piece(slot)
 
     def _promote(self, block: BlockId, disk: DiskTier) -> Piece | None:
@@ -370,9 +368,13 @@ class BlockStore:
             self._unpin(self._leased.pop(lease.id))
 
     def _unpin(self, blocks: Sequence[BlockId]) -> None:
-        """The first is used last: without the beginning of a prefix the rest of it is of no use."""
+        """The first is used last, in both tiers: without the beginning of a prefix the rest of it is of
+        no use.
+        """
         for block in reversed(blocks):
             self._ram.unpin(block)
+            if self._disk is not None:
+                self._disk.touch(block)
 
     def __enter__(self) -> Self:
         return self

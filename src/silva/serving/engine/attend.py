@@ -67,7 +67,7 @@ class PagedLatents(PagedStep):
 
     def __call__(self, layer: int, q: Tensor, latent: Tensor, heads: LatentHeads) -> Tensor:
         pool = self.memory.latents[layer]
-        store_latents(latent, pool, self.places, self.backend)
+        store_latents(latent, pool, self.places)
         counts = np.diff(self.starts)
         few = counts <= heads.break_even(latent.shape[1] - heads.rank)
         if few.all():
@@ -101,8 +101,6 @@ class PagedLatents(PagedStep):
             contexts,
             rank=heads.rank,
             scale=heads.scale,
-            threads=self.threads,
-            backend=self.backend,
         )
         return heads.project(mixed).contiguous()
 

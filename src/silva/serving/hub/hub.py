@@ -146,7 +146,7 @@ class Hub:
 
     def _least_loaded(self, role: Role, blocks: int) -> Peer | None:
         able = [
-            self._load_of(peer)
+            self.load_of(peer)
             for peer in self.peers.values()
             if peer.role == role
             and peer.has_room(blocks)
@@ -155,7 +155,7 @@ class Hub:
         name = choose_prefill(able) if role == "prefill" else choose_decode(able)
         return None if name is None else self.peers[name]
 
-    def _load_of(self, peer: Peer) -> PeerLoad:
+    def load_of(self, peer: Peer) -> PeerLoad:
         """What it was given, in whole blocks; a prefill peer is done with blocks to be read."""
         counted = (
             blocks

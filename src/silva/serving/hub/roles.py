@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from silva.control.mapping import PeerLoad
-from silva.control.mapping import Role as MappedRole
 from silva.control.scaling import Move, RoleController, Window, peer_to_move
 from silva.serving.backend import RolesStatus
 from silva.serving.config import RolesConfig
@@ -68,7 +66,7 @@ class RoleWatch:
         self._begin = self._begun(now, peers)
         self._busy = {"prefill": window.prefill_busy, "decode": window.decode_busy}
         move = self._controller.observe(window) if self._config.auto else None
-        name = peer_to_move(map(_load, peers), move) if move else None
+        name = peer_to_move(map(self._hub.load_of, peers), move) if move else None
         return Advice(name, move) if name and move else None
 
     def moved(self, advice: Advice) -> None:
@@ -140,12 +138,3 @@ def _busy(then: tuple[float, float], now: tuple[float, float]) -> float:
     """Share of the time between two reports; a peer that reports nothing is in a long step."""
     seconds = now[0] - then[0]
     return min(1.0, (now[1] - then[1]) / seconds) if seconds > 0 else 1.0
-
-
-def _load(peer: Peer) -> PeerLoad:
-    return PeerLoad(
-        peer.name,
-        MappedRole(peer.role),
-        requests=len(peer.requests),
-        tokens=peer.blocks_promised,
-    )

@@ -61,6 +61,8 @@ class _Question:
     end: Callable[[], None]
     open: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
     """Numbers that have not been answered, and the keys that each is about."""
+    asked: dict[int, str] = field(default_factory=dict)
+    """Whom each number was sent to."""
     findings: Findings = field(default_factory=Findings)
 
 
@@ -178,6 +180,7 @@ class CacheClient:
                 self._poller.unregister(socket)
                 socket.close()
                 del self._sockets[name]
+                self._answers_no_more(name)
 
     def _send(self, name: str, message: Message) -> None:
         if name not in self._addresses:
@@ -202,6 +205,7 @@ class CacheClient:
         for name, keys in dealt.items():
             self._number += 1
             question.open[self._number] = keys
+            question.asked[self._number] = name
             self._questions[self._number] = question
             self._send(name, part(name, self._number))
         if not question.open:
@@ -276,6 +280,15 @@ class CacheClient:
                 question.findings.pinned.append((name, message.number))
         if not question.open:
             question.end()
+
+    def _answers_no_more(self, name: str) -> None:
+        """What this peer was asked is over: with its socket its answers are gone."""
+        for number, question in list(self._questions.items()):
+            if question.asked[number] == name:
+                del self._questions[number]
+                del question.open[number]
+                if not question.open:
+                    question.end()
 
     def _give_up(self, now_s: float) -> None:
         late = {id(q): q for q in self._questions.values() if q.due_s <= now_s}

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import ClassVar
 
-from silva.control.admission import admitted, mean_context
+from silva.control.admission import Admission
 from silva.control.request import Request, StoredBlock
 from silva.errors import ServingError
 from silva.serving.engine.engine import Listener, StepError
@@ -117,17 +117,18 @@ class ComputingPeer(Listener, ABC):
             counters = {**self.counters, **self.engine.spent.told()}
             # what it says of a peer that computes prompts only is of no use
             admission = self.engine.admission() if self.role == "decode" else None
-            self.ray.send(Status(self._load(), counters, admission))
+            self.ray.send(Status(self._load(admission), counters, admission))
 
-    def _load(self) -> Load:
-        counts, state = self.engine.counts(), self.engine.state
+    def _load(self, admission: Admission | None = None) -> Load:
+        counts, settings = self.engine.counts(), self.engine.state.settings
         return Load(
             waiting=counts.waiting,
             running=counts.running,
             blocks_free=counts.blocks_free,
             blocks_used=counts.blocks_used,
             blocks_total=counts.blocks,
-            most_running=admitted(state, self.engine.step_time, mean_context(state)),
+            # One number for the front and for whoever reads the status.
+            most_running=admission.batch if admission else settings.max_running,
         )
 
     # Requests -------------------------------------------------------------------------------

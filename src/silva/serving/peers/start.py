@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from silva.serving.peers.cache import CachePeer
     from silva.serving.peers.computing import ComputingPeer
 
-EXIT_MISTAKE = 2
-"""As the command's: something that its user can mend is wrong."""
-
 
 @dataclass(frozen=True)
 class PeerStart:
@@ -61,7 +58,7 @@ def run(start: PeerStart, last_words: Connection) -> None:
         peer = _peer(start)
     except SilvaError as error:
         last_words.send(str(error))
-        sys.exit(EXIT_MISTAKE)
+        sys.exit(1)
     last_words.close()
     peer.run()
 
