@@ -48,15 +48,12 @@ class Case:
     clients: int
     samples: int
     rounds: int
-    unseen: float = 0.0
 
 
 CASES = {
     "planted-4": Case("embedded", "planted(4)", 20, 150, 27),
     "planted-1": Case("embedded", "planted(1)", 20, 150, 27),
     "sc-dir-24x100": Case("tin32_fed100.npz", "sc_dir(2,3.0,groups=6)", 24, 100, 50),
-    "pacs-40x50": Case("pacs64.npz", "domain_dir(0.6)", 40, 50, 50, 0.2),
-    "pacs-20x250": Case("pacs64.npz", "domain_dir(0.6)", 20, 250, 50, 0.2),
 }
 """rounds are those of all tiers; the root has its share of them (30 % by default)."""
 
@@ -86,7 +83,6 @@ class Job:
                 "partition": case.partition,
                 "clients": case.clients,
                 "samples_per_client": case.samples,
-                "unseen": case.unseen,
             },
             "federation": {"rounds": case.rounds, "measure_every": 0},
         }

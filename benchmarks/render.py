@@ -85,6 +85,7 @@ def hilora(results: Path, recipe: str) -> str:
         )
     )
     parts.append(table(RUN_COLUMNS, [run_row(seed, runs[seed]) for seed in sorted(runs, key=int)]))
+    parts.append(found_clusters(runs))
     parts.append(provenance(entry))
     others = variants(content)
     return "\n\n".join([*parts, *([others] if others else [])])
@@ -108,6 +109,29 @@ def run_row(seed: str, run: Numbers) -> tuple[str, ...]:
         f"{sum(s for s in run['seconds'].values() if s):.0f}",
         f"{peak / 1e6:.0f}" if peak else "-",
     )
+
+
+def found_clusters(runs: Numbers) -> str:
+    """K and agreement with the true groups of every feature and rule, from the same distances."""
+    by_rule: dict[tuple[str, str], list[Numbers]] = {}
+    decided: dict[tuple[str, str], list[str]] = {}
+    for seed in sorted(runs, key=int):
+        for n, row in enumerate(runs[seed]["clustering"]):
+            pair = (row["feature"], row["rule"])
+            by_rule.setdefault(pair, []).append(row)
+            if n == 0:  # the decision of the run; the others are what it did not take
+                decided.setdefault(pair, []).append(seed)
+    rows = [
+        (
+            *map(plain, pair),
+            ", ".join(decided.get(pair, [])) or "-",
+            ", ".join(str(row["k"]) for row in found),
+            ", ".join(f"{row['ari']:.2f}" for row in found),
+        )
+        for pair, found in sorted(by_rule.items())
+    ]
+    heads = ("feature", "rule", "decided in seeds", "K by seed", "ARI by seed")
+    return table(heads, rows)
 
 
 def variants(content: Numbers) -> str:

@@ -60,6 +60,10 @@ def run(leaf: float = 0.6, control: float = 0.5) -> dict[str, Any]:
         "clusters": 6,
         "ari": 1.0,
         "routing_agreement": 1.0,
+        "clustering": [
+            {"feature": "dB_cos", "rule": "separation", "k": 6, "ari": 1.0},
+            {"feature": "B_ema", "rule": "gap", "k": 2, "ari": 0.25},
+        ],
         "rounds": {"root": 15, "cluster": 20, "leaf": 15},
         "seconds": {"root": 1.0, "clustering": None},
         "peak_rss_bytes": 10**9,
@@ -132,6 +136,8 @@ def test_hilora_shows_tiers_controls_and_paired_differences(tmp_path: Path) -> N
     assert "| leaf - head\\_only, mean | 15.0 +- 7.1 | +10.0, +20.0 |" in text
     assert "leaf, 5 epochs" not in text  # not measured
     assert "| federation.rounds=20 | 1 |" in text
+    assert "| dB\\_cos | separation | 0, 1 | 6, 6 | 1.00, 1.00 |" in text
+    assert "| B\\_ema | gap | - | 2, 2 | 0.25, 0.25 |" in text
     assert "2026-01-01, commit abc" in text
 
 
