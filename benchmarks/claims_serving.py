@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import common
+from serving_prefix import KINDS
 from tuning import Numbers
 
 Judged = tuple[str, bool]
@@ -38,13 +39,16 @@ def _once(content: Numbers) -> Judged:
 
 
 def _hit(content: Numbers) -> Judged:
-    ratio = content["figures"]["in_turn"]["ratio"]["median"]
-    return f"{ratio:.1f} times", ratio >= 5
+    ratios = {part: content["figures"][part]["ratio"]["median"] for part in KINDS}
+    said = ", ".join(f"{KINDS[part]} {ratio:.1f} times" for part, ratio in ratios.items())
+    return said, min(ratios.values()) >= 5
 
 
-def _disk(content: Numbers) -> Judged:
-    cached = content["figures"]["restarted"]["cached_tokens"]["min"]
-    return f"{cached:.0f} of {content['prefix_tokens']} tokens", cached >= content["prefix_tokens"]
+def _kept(content: Numbers) -> Judged:
+    cached = {KINDS[p]: content["figures"][p]["cached_tokens"]["min"] for p in KINDS}
+    whole = content["prefix_tokens"]
+    said = ", ".join(f"{kind} {tokens:.0f}" for kind, tokens in cached.items())
+    return f"{said} of {whole} tokens", min(cached.values()) >= whole
 
 
 def _keys(content: Numbers) -> Judged:
@@ -151,8 +155,14 @@ CLAIMS: dict[str, tuple[str, Judge]] = {
     "served greedy tokens are transformers', log-probabilities within 1e-4": ("tokens", _tokens),
     "of those, with preemptions": ("tokens", _preempted),
     "a prefix of 512 tokens that 32 requests share is computed once": ("prefix", _once),
-    "first token of a hit at least 5 times sooner than of a miss": ("prefix", _hit),
-    "after a restart the prefix comes from disk": ("prefix", _disk),
+    "first token of a hit, of whatever kind, at least 5 times sooner than of a miss": (
+        "prefix",
+        _hit,
+    ),
+    "another prefill peer, and a server that was restarted, find the whole prefix": (
+        "prefix",
+        _kept,
+    ),
     "another API key finds nothing of it": ("prefix", _keys),
     "long prompts: p99 between tokens lower disaggregated than colocated": (
         "interference",

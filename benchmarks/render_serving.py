@@ -7,6 +7,7 @@ from pathlib import Path
 
 import common
 from gfm import MISSING, code, plain, provenance, table
+from serving_prefix import KINDS
 from tuning import Numbers
 
 
@@ -50,23 +51,30 @@ def tokens(content: Numbers) -> list[str]:
 
 def prefix(content: Numbers) -> list[str]:
     figures, whole = content["figures"], content["prefix_tokens"]
-    turn, together = figures["in_turn"], figures["together"]
-    restarted, other = figures["restarted"], figures["other_key"]
-    computed, cached = "prefix_tokens_computed", "cached_tokens"
+    turn, together, other = figures["in_turn"], figures["together"], figures["other_key"]
+    computed = "prefix_tokens_computed"
     rows = [
         ("prefix tokens computed, one after another", over(turn[computed])),
         ("prefix tokens computed, all at once", over(together[computed])),
-        ("first token of a miss, ms", over(turn["miss_ttft_s"], 1e3)),
-        ("first token of a hit, ms", over(turn["hit_ttft_s"], 1e3)),
-        ("miss / hit", over(turn["ratio"], digits=1)),
         ("all at once: median first token, ms", over(together["median_ttft_s"], 1e3)),
-        ("after a restart: prompt tokens from disk", over(restarted[cached])),
-        ("after a restart: first token, ms", over(restarted["ttft_s"], 1e3)),
         ("the same prompt, same key: tokens cached", over(other["cached_tokens_same_key"])),
         ("the same prompt, another key: tokens cached", over(other["cached_tokens_other_key"])),
     ]
     head = f"{content['requests']} requests, {whole} common tokens, {content['model']}"
-    return [table((head, f"median (range) of {content['repetitions']}"), rows)]
+    hits = [
+        (
+            kind,
+            over(figures[part]["miss_ttft_s"], 1e3),
+            over(figures[part]["hit_ttft_s"], 1e3),
+            over(figures[part]["ratio"], digits=1),
+            over(figures[part]["cached_tokens"]),
+        )
+        for part, kind in KINDS.items()
+    ]
+    heads = ("a hit's blocks come from", "first token of a miss, ms", "of a hit, ms")
+    heads += ("miss / hit", "tokens cached")
+    times = f"median (range) of {content['repetitions']}"
+    return [table((head, times), rows), table(heads, hits)]
 
 
 def interference(content: Numbers) -> list[str]:

@@ -135,6 +135,13 @@ class Server:
 
         return httpx.get(f"{self.url}/admin/v1/status", trust_env=False, timeout=30).json()
 
+    def change(self, verb: str, **what: Any) -> None:
+        """As `silva scale`, `drain` and `switch` ask for it; raises what httpx raises."""
+        import httpx
+
+        url = f"{self.url}/admin/v1/{verb}"
+        httpx.post(url, json=what, trust_env=False, timeout=30).raise_for_status()
+
     def stop(self) -> None:
         """End it, gently at first."""
         if self.process.poll() is None:

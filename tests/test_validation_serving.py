@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +16,7 @@ import claims_serving  # noqa: E402
 import common  # noqa: E402
 import render_serving  # noqa: E402
 import serving  # noqa: E402
+import serving_prefix  # noqa: E402
 import serving_soak  # noqa: E402
 import serving_target  # noqa: E402
 import serving_throughput  # noqa: E402
@@ -39,12 +41,15 @@ def tokens(equal: int = 50) -> dict[str, Any]:
     return {"models": {"smollm2": {"modes": {"colocated": row, "preempted": row}}}}
 
 
-def prefix(computed: float = 512, other: float = 0) -> dict[str, Any]:
-    turn = {"prefix_tokens_computed": 512, "miss_ttft_s": 0.6, "hit_ttft_s": 0.1, "ratio": 6.0}
+def prefix(
+    computed: float = 512, other: float = 0, cached: int = 512, ram: float = 6.0, disk: float = 5.0
+) -> dict[str, Any]:
+    hit = {"miss_ttft_s": 0.6, "hit_ttft_s": 0.1, "ratio": 6.0, "cached_tokens": 512}
     parts = {
-        "in_turn": turn,
+        "in_turn": hit | {"prefix_tokens_computed": 512},
         "together": {"prefix_tokens_computed": computed, "median_ttft_s": 0.7},
-        "restarted": {"cached_tokens": 512, "ttft_s": 0.2},
+        "replaced": hit | {"ratio": ram},
+        "restarted": hit | {"ratio": disk, "cached_tokens": cached},
         "other_key": {"cached_tokens_same_key": 512, "cached_tokens_other_key": other},
     }
     figures = {name: {k: only(v) for k, v in part.items()} for name, part in parts.items()}
@@ -167,6 +172,9 @@ def test_all_claims_hold_of_good_results(tmp_path: Path) -> None:
         ("tokens", tokens(equal=49)),
         ("prefix", prefix(computed=1024)),
         ("prefix", prefix(other=16)),
+        ("prefix", prefix(cached=496)),
+        ("prefix", prefix(ram=4.9)),
+        ("prefix", prefix(disk=4.9)),
         ("interference", interference(ratio=1.1)),
         ("start", start(weights=1080)),
         ("throughput", throughput(own=50.0)),
@@ -185,6 +193,59 @@ def test_a_claim_that_does_not_hold_says_no(
 ) -> None:
     write(tmp_path, name, content)
     assert list(verdicts(tmp_path).values()).count("no") == 1
+
+
+def test_each_kind_of_hit_has_a_row_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, "prefix", prefix(ram=5.5, disk=4.5))
+    text = render_serving.BLOCKS["serving-prefix"](tmp_path)
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
+    for kind, ratio in (
+        ("own pool", 6.0),
+        ("cache peer's memory", 5.5),
+        ("cache peer's disk", 4.5),
+    ):
+        assert f"{ratio:.1f} ({ratio:.1f} to {ratio:.1f})" in rows[kind]
+
+
+def test_a_hit_is_compared_with_the_miss_beside_it() -> None:
+    def outcome(ttft_s: float, cached: int | None) -> SimpleNamespace:
+        return SimpleNamespace(ttft_s=ttft_s, cached_tokens=cached)
+
+    hits = [outcome(0.1, 512), outcome(0.2, 512), outcome(0.3, None)]
+    assert serving_prefix.hit(outcome(1.0, 0), hits) == {
+        "miss_ttft_s": 1.0,
+        "hit_ttft_s": 0.2,
+        "ratio": 5.0,
+        "cached_tokens": 0,
+    }
+
+
+def test_another_prefill_peer_takes_over_before_a_hit_of_the_cache_is_timed() -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+    states = [
+        ["ready"],
+        ["ready", "starting"],
+        ["ready", "ready"],
+        ["draining", "ready"],
+        ["ready"],
+    ]
+
+    class Server:
+        def status(self) -> dict[str, Any]:
+            now = states.pop(0)
+            first = 1 + (len(told) == 2 and len(now) == 1)
+            peers = [
+                {"name": f"prefill-{first + n}", "role": "prefill", "state": state}
+                for n, state in enumerate(now)
+            ]
+            return {"peers": [*peers, {"name": "cache-1", "role": "cache", "state": "ready"}]}
+
+        def change(self, verb: str, **what: Any) -> None:
+            told.append((verb, what))
+
+    serving_prefix.replace_prefill(cast(serving.Server, Server()))
+    assert told == [("scale", {"roles": {"prefill": 2}}), ("drain", {"peer": "prefill-1"})]
+    assert not states
 
 
 def test_tokens_are_compared_up_to_the_first_tie() -> None:
