@@ -68,6 +68,7 @@ def hilora(results: Path, recipe: str) -> str:
         if f"{key}.mean" in numbers
     ]
     parts = [table(("seen clients", "mean %", "p10 %", "std over clients %"), rows)]
+    parts.append(spread_over_clients(numbers))
     rows = [(name, percent(numbers[key])) for key, name in UNSEEN_ROWS.items() if key in numbers]
     parts.append(table(("unseen clients", "mean %"), rows))
     names = [n for n in entry["differences"] if n.startswith("leaf - ")]
@@ -91,6 +92,20 @@ def hilora(results: Path, recipe: str) -> str:
     return "\n\n".join([*parts, *([others] if others else [])])
 
 
+def spread_over_clients(numbers: Numbers) -> str:
+    """How clients differ, relative to the mean and beside what their labels explain."""
+    heads = ("spread over seen clients", "std / mean %", "correlation with few classes")
+    rows = []
+    for key, name in ROWS.items():
+        found = [numbers.get(f"spread.{key.split('.')[1]}.{figure}") for figure in SPREAD]
+        if all(found):
+            relative, correlation, unexplained = found
+            cell = f"{correlation['mean']:+.2f}"
+            rows.append((name, percent(relative), cell, percent(unexplained)))
+    return table((*heads, "std that labels do not explain %"), rows)
+
+
+SPREAD = ("relative", "correlation", "unexplained")
 RUN_COLUMNS = (
     *("seed", "clusters", "ARI", "routing agreement %", "rounds root + cluster + leaf"),
     *("seconds", "peak MB"),

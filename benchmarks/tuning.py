@@ -19,6 +19,7 @@ from typing import Any
 import common
 import numpy as np
 import pyarrow.parquet as pq
+from label_spread import label_spread
 
 TIERS = ("root", "cluster", "leaf")
 UNSEEN = ("root", "zero_leaf", "after_1", "after_5")
@@ -193,6 +194,7 @@ def collect(job: Job) -> Numbers:
             {short: row[column] for short, column in columns.items()}
             for row in tables.get("clustering", {"rows": []})["rows"]
         ],
+        "spread": label_spread(report, job.data),
         "wins": wins(report / "metrics.parquet", summary["control"]),
         **rounds_of(report / "rounds.parquet"),
         **(common.read_json(job.folder / "outcome.json") or {}),

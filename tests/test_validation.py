@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,6 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import claims  # noqa: E402
 import common  # noqa: E402
 import hilora  # noqa: E402
+import label_spread  # noqa: E402
 import render  # noqa: E402
 import tuning  # noqa: E402
 
@@ -64,6 +68,10 @@ def run(leaf: float = 0.6, control: float = 0.5) -> dict[str, Any]:
             {"feature": "dB_cos", "rule": "separation", "k": 6, "ari": 1.0},
             {"feature": "B_ema", "rule": "gap", "k": 2, "ari": 0.25},
         ],
+        "spread": {
+            tier: {"relative": 0.3, "correlation": 0.5, "unexplained": 0.1}
+            for tier in ("root", "cluster", "leaf", "local_pair")
+        },
         "rounds": {"root": 15, "cluster": 20, "leaf": 15},
         "seconds": {"root": 1.0, "clustering": None},
         "peak_rss_bytes": 10**9,
@@ -137,8 +145,35 @@ def test_hilora_shows_tiers_controls_and_paired_differences(tmp_path: Path) -> N
     assert "leaf, 5 epochs" not in text  # not measured
     assert "| federation.rounds=20 | 1 |" in text
     assert "| dB\\_cos | separation | 0, 1 | 6, 6 | 1.00, 1.00 |" in text
+    assert "| root + cluster + leaf | 30.0 +- 0.0 | +0.50 | 10.0 +- 0.0 |" in text
+    assert "own head | 30.0" not in text  # not measured
     assert "| B\\_ema | gap | - | 2, 2 | 0.25, 0.25 |" in text
     assert "2026-01-01, commit abc" in text
+
+
+def test_what_few_classes_explain_is_not_spread_between_clients(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1, 2, 3], 8)
+    np.savez(tmp_path / "data.npz", image=np.zeros((32, 4, 4, 3), np.uint8), label=labels)
+    classes = {"one": [0], "two": [0, 1], "four": [0, 1, 2, 3]}
+    clients = [
+        {"name": name, "train": np.flatnonzero(np.isin(labels, held)).tolist()}
+        for name, held in classes.items()
+    ]
+    (tmp_path / "partition.json").write_text(json.dumps({"clients": clients}))
+    accuracy = {"leaf": (1.0, 0.75, 0.5), "root": (0.5, 0.75, 0.5)}  # log2 of the classes: 0, 1, 2
+    rows = [
+        {"client": name, "seen": True, "tier": tier, "accuracy": value}
+        for tier, values in accuracy.items()
+        for name, value in zip(classes, values, strict=True)
+    ]
+    rows.append({"client": "new", "seen": False, "tier": "root", "accuracy": 0.0})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "metrics.parquet")
+    found = label_spread.label_spread(tmp_path, tmp_path / "data.npz")
+    assert found["leaf"]["correlation"] == pytest.approx(1.0)
+    assert found["leaf"]["unexplained"] == pytest.approx(0.0, abs=1e-9)
+    assert found["root"]["correlation"] == pytest.approx(0.0, abs=1e-9)
+    assert found["root"]["unexplained"] == pytest.approx(np.std(accuracy["root"]))
+    assert found["root"]["relative"] == pytest.approx(np.std(accuracy["root"]) * 12 / 7)
 
 
 def test_a_claim_is_counted_by_seeds(tmp_path: Path) -> None:
