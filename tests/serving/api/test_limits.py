@@ -63,10 +63,40 @@ def test_too_many_at_once(backend: FakeBackend, text: FakeText) -> None:
 
 def test_choices_count_as_answers(backend: FakeBackend, text: FakeText) -> None:
     app = create_app(backend, text, ApiSettings(max_answers=5))
-    refusal, served = asyncio.run(together(app, [{**BODY, "n": 6}, {**BODY, "n": 5}]))
-    assert (refusal.status_code, served.status_code) == (429, 200)
+    backend.script = lambda _: [refused(app, 1), *spoken("ok")]
+    refusal, served = asyncio.run(together(app, [{**BODY, "n": 3}] * 2))
+    assert sorted([refusal.status_code, served.status_code]) == [200, 429]
     gate = app.state.server.gate
     assert (gate.answers, gate.waiting, gate.held_bytes) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ApiSettings(max_answers=5),
+        ApiSettings(max_waiting=5),
+        ApiSettings(max_answers_per_key=5),
+    ],
+)
+def test_what_never_fits_is_not_told_to_come_again(
+    backend: FakeBackend, text: FakeText, settings: ApiSettings
+) -> None:
+    app = create_app(backend, text, settings)
+    bodies = [{**BODY, "prompt": ["x"] * 2, "n": 3}, {**BODY, "n": 5}]
+    refusal, served = (asyncio.run(together(app, [body]))[0] for body in bodies)
+    assert (refusal.status_code, served.status_code) == (400, 200)
+    assert "retry-after" not in refusal.headers
+    error = refusal.json()["error"]
+    assert (error["code"], error["param"]) == ("too_many_answers", "n")
+    assert "6 answers" in error["message"]
+    assert "takes 5" in error["message"]
+
+
+def test_a_body_larger_than_all_together_may_be(backend: FakeBackend, text: FakeText) -> None:
+    app = create_app(backend, text, ApiSettings(max_held_bytes=5000))
+    refusal = asyncio.run(together(app, [{**BODY, "user": "x" * 6000}]))[0]
+    assert refusal.status_code == 413
+    assert "5000" in refusal.json()["error"]["message"]
 
 
 def test_one_key_cannot_take_all(backend: FakeBackend, text: FakeText) -> None:

@@ -32,7 +32,9 @@ async def read_body(
     """
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            content = await _read(request, settings.max_body_bytes, holder)
+            # one that is longer than all together may be would be told to come again for ever
+            limit = min(settings.max_body_bytes, settings.max_held_bytes)
+            content = await _read(request, limit, holder)
     except TimeoutError as error:
         raise ApiError(408, "the body did not arrive in time", code="timeout") from error
     except ClientDisconnect as error:

@@ -1,6 +1,7 @@
 """How much is let in at once: answers, those that wait for a first token, and bytes of bodies.
 
 What does not fit is refused before its body is read, so that memory stays flat however many ask.
+What would not fit into an empty gate is the client's mistake: it must not be told to come again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from silva.serving.api.errors import bad_request
 from silva.serving.api.settings import ApiSettings
 from silva.serving.backend import BusyError, UnavailableError
 
@@ -34,6 +36,13 @@ class Gate:
         self._empty.set()
         self._left_s: float | None = None
         self._interval_s = 0.0
+
+    @property
+    def most_of_one(self) -> int:
+        """Answers that one request can ever have under way."""
+        limits = self._settings
+        most = min(limits.max_answers, limits.max_waiting)
+        return min(most, limits.max_answers_per_key or most)
 
     def enter(self, key: str) -> Ticket:
         """Room for one answer of this key. Raises BusyError, and UnavailableError when closed."""
@@ -108,7 +117,13 @@ class Ticket:
         self.answers = self.waiting = self._held = 0
 
     def widen(self, answers: int) -> None:
-        """Room for so many answers instead of one. Raises BusyError."""
+        """Room for so many answers instead of one. Raises BusyError, and ApiError 400 for more
+        than ever fit.
+        """
+        most = self._gate.most_of_one
+        if answers > most:
+            message = f"{answers} answers are asked for, this server takes {most} in one request"
+            raise bad_request(message, param="n", code="too_many_answers")
         self._gate.take(self._key, answers - self.answers)
         self.waiting += answers - self.answers
         self.answers = answers

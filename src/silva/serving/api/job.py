@@ -44,7 +44,9 @@ class Job:
         body: Asking,
         prompts: Sequence[tuple[tuple[int, ...], SamplingParams]],
     ) -> None:
-        """Raises BusyError where the gate has no room for so many answers."""
+        """Raises BusyError where the gate has no room for so many answers, ApiError 400 where it
+        never has.
+        """
         self.server, self.caller, self.card, self.body = server, caller, card, body
         self.created = int(time.time())
         self.prompts = [prompt for prompt, _ in prompts]
