@@ -10,7 +10,12 @@ CODE = src tests docs recipes $(wildcard benchmarks)
 # Two processes of one thread each do as much as one of two, and do not wait for each other.
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help demo test lint format types examples clean
+# An installation without compiled operators is made again when another compiler is found than then.
+COMPILER := $(shell command -v c++ || command -v g++ || command -v clang++)
+PORTABLE = $(wildcard $(VENV)/.portable)
+AGAIN = $(if $(PORTABLE),$(if $(filter-out $(shell cat $(PORTABLE)),$(COMPILER)),again))
+
+.PHONY: help demo test lint format types examples clean again
 
 help:
 	@echo "make demo      install silva and run its demo"
@@ -51,16 +56,24 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -f $@; \
 	  echo "no virtual environment could be made; on Debian install python3-venv" >&2; exit 1; }
 
+# pip shows nothing of what the build says, so a missing compiler is told here.
+COMPILED = if $(BIN)/python -c 'import sys; from silva.kernels import native_loaded; \
+  sys.exit(not native_loaded())'; then rm -f $(VENV)/.portable; \
+  else echo "$(COMPILER)" > $(VENV)/.portable; \
+  echo "==> without compiled operators, which is slower: install g++ 9 or newer, then run make again"; fi
+
 # The stamps are newer than the last installation of the package as it stands. The test installation
 # contains the other.
-$(VENV)/.runtime: $(PACKAGE) | $(BIN)/python
+$(VENV)/.runtime: $(PACKAGE) $(AGAIN) | $(BIN)/python
 	@echo "==> installing silva into $(VENV) (minutes the first time, seconds later)"
 	$(BIN)/python -m pip install $(if $(wildcard $(VENV)/.installed),--quiet) --disable-pip-version-check .
+	@$(COMPILED)
 	@touch $(VENV)/.installed $@
 
-$(VENV)/.test: $(PACKAGE) | $(BIN)/python
+$(VENV)/.test: $(PACKAGE) $(AGAIN) | $(BIN)/python
 	@echo "==> installing silva and its test tools into $(VENV) (minutes the first time, seconds later)"
 	$(BIN)/python -m pip install $(if $(wildcard $@),--quiet) --disable-pip-version-check '.[test]'
+	@$(COMPILED)
 	@touch $(VENV)/.installed $(VENV)/.runtime $@
 
 clean:
