@@ -187,8 +187,11 @@ def profile(run: Run) -> list[Numbers]:
     return profile_rows(profiler)
 
 
-def profile_rows(profiler: cProfile.Profile) -> list[Numbers]:
-    """The functions with the most time of their own, and those of silva with the most in all."""
+def profile_rows(profiler: cProfile.Profile | str) -> list[Numbers]:
+    """The functions with the most time of their own, and those of silva with the most in all.
+
+    `profiler` may be the path of a file of statistics.
+    """
     stats = pstats.Stats(profiler, stream=io.StringIO())
     total = stats.total_tt  # type: ignore[attr-defined]
     rows = []

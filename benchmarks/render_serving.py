@@ -143,29 +143,38 @@ def throughput(content: Numbers) -> list[str]:
         )
         if "step" in row:
             step = row["step"]
-            cells = (over(step["step_s"], 1e3, 1),)
-            cells += tuple(
-                over(step[part], 100, 1) for part in ("model", "sampling", "rest", "front")
-            )
+            cells = (over(step["batch"], digits=1), over(step["step_s"], 1e3, 1))
+            parts = ("model", "sampling", "policy", "transfer", "front", "overhead")
+            cells += tuple(over(step[part], 100, 1) for part in parts)
             steps.append((plain(name), *cells))
     heads = ("", "output tokens/s", "to transformers generate")
     said = (
         f"Batch {load['batch']}, {load['requests']} requests of {load['prompt']} + "
         f"{load['answer']} tokens, {load['model']}, {content['repetitions']} repetitions."
     )
-    columns = ("a step", "ms", "model %", "sampling %", "policy, transfer, messages %")
-    columns += ("front beside it %",)
-    functions = [
+    columns = ("a step", "batch", "ms", "model %", "sampling %", "policy, messages %")
+    columns += ("transfer beside it %", "API beside it %", "policy, transfer, API %")
+    own, front = ("profile", "function, one engine"), ("front_profile", "function, the front")
+    profiles = [_functions(content[key], head) for key, head in (own, front)]
+    load = content["steps_load"]
+    steps_said = (
+        f"Steps: {load['streams']} streams, {load['requests']} requests of {load['prompt']} + "
+        f"{load['answer']} tokens."
+    )
+    return [said, table(heads, rows), steps_said, table(columns, steps), *profiles]
+
+
+def _functions(rows: list[Numbers], head: str) -> str:
+    cells = [
         (
             plain(row["function"]),
             f"{row['calls']:,}",
             f"{100 * row['own_share']:.1f}",
             f"{100 * row['cumulative_share']:.1f}",
         )
-        for row in content["profile"]
+        for row in rows
     ]
-    profile = ("function, one engine", "calls", "own %", "with callees %")
-    return [said, table(heads, rows), table(columns, steps), table(profile, functions)]
+    return table((head, "calls", "own %", "with callees %"), cells)
 
 
 def target(content: Numbers) -> list[str]:
@@ -178,6 +187,8 @@ def target(content: Numbers) -> list[str]:
             (
                 f"{name} ms" if name != "0" else "none",
                 over(row["batch"]),
+                over(row["most"]),
+                over(row["admitted"]),
                 over(row["tpot_p50_ms"], digits=1),
                 over(row["tpot_p99_ms"], digits=1),
                 over(row["tokens_per_s"], digits=1),
@@ -185,7 +196,16 @@ def target(content: Numbers) -> list[str]:
                 f"{before['batch']}, {before['tokens_per_s']:,.0f}" if before else "-",
             )
         )
-    heads = ("target", "batch held", "ms a token, median", "p99", "tokens/s", "first token, ms")
+    heads = (
+        "target",
+        "batch held",
+        "at most",
+        "let in, it says",
+        "ms a token, median",
+        "p99",
+        "tokens/s",
+        "first token, ms",
+    )
     heads += ("foreseen: batch, tokens/s",)
     said = (
         f"A closed loop of {load['streams']} streams, {load['requests']} requests of "

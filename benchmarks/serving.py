@@ -15,6 +15,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,10 @@ Numbers = dict[str, Any]
 SMOLLM2, STORIES = "smollm2", "stories260k"
 START_S, STOP_S = 900.0, 120.0
 """A machine that does other things too is slow; whatever is timed is timed by itself."""
+WATCH_S = 0.5
+"""Peers report twice a second."""
+WARM = 4
+"""Requests at a time before a closed loop."""
 LIBRARIES = ("transformers", "tokenizers", "httpx")
 TEXTS = ("LICENSE", "README.md", "docs/architecture.md", "docs/tuning.md", "docs/serving.md")
 """Real text, of which prompts are cut."""
@@ -99,11 +104,14 @@ class Bench:
 class Server:
     """`silva serve` as a child, ready to answer; end it with `stop`."""
 
-    def __init__(self, folder: Path, model: str, *options: str) -> None:
-        """`folder`: for its log and, unless the options say otherwise, its cache on disk."""
+    def __init__(self, folder: Path, model: str, *options: str, silva: Sequence[str] = ()) -> None:
+        """`folder`: for its log and, unless the options say otherwise, its cache on disk.
+
+        `silva`: another way to start silva's own program.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "server.log"
-        command = [*common.silva_command(), "serve", model, "--port", "0"]
+        command = [*(silva or common.silva_command()), "serve", model, "--port", "0"]
         command += ["--set", f"serve.kv.cache_folder='{folder / 'kv'}'", *options]
         self.started_s = time.perf_counter()
         with self.log.open("wb") as stream:
@@ -154,15 +162,85 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, model: str, *options: str, keep: bool = False) -> Iterator[Server]:
+def serving(
+    folder: Path, model: str, *options: str, keep: bool = False, silva: Sequence[str] = ()
+) -> Iterator[Server]:
     """A server for a while; its folder is emptied before unless `keep`."""
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
-    server = Server(folder, model, *options)
+    server = Server(folder, model, *options, silva=silva)
     try:
         yield server
     finally:
         server.stop()
+
+
+class Steady:
+    """Looks at a server while all streams of a closed loop are under way.
+
+    The first answer of each stream is left aside, as is the last: while the loop begins and ends, fewer
+    requests run than it has streams.
+    """
+
+    def __init__(self, look: Callable[[], Numbers], streams: int, requests: int) -> None:
+        self._look, self._steady, self._done = look, range(streams, requests - streams + 1), 0
+        self._over = threading.Event()
+        self._seen: list[Numbers] = []
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Steady:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def progress(self, told: Any) -> None:
+        """For `bench.run.run` to call with its `Progress`."""
+        self._done = told.done if told.stage == "load" else 0
+
+    @property
+    def seen(self) -> list[Numbers]:
+        """All that was seen, at least twice; leaves the program where the load was too short."""
+        if len(self._seen) < 2:
+            sys.exit(
+                "the load was over before the server could be looked at twice: take a longer one"
+            )
+        return self._seen
+
+    def _watch(self) -> None:
+        while not self._over.wait(WATCH_S):
+            if self._done in self._steady:
+                self._seen.append(self._look())
+
+
+def closed_loop(
+    server: Server, load: Numbers, seed: int, look: Callable[[], Numbers]
+) -> tuple[Any, list[Numbers]]:
+    """The summary of `load["requests"]` from `load["streams"]` streams, and what `look` gave meanwhile.
+
+    Before, a few requests by themselves: whoever has not computed yet knows no times. Leaves the
+    program when a request fails.
+    """
+    from silva.config import build
+    from silva.serving.bench.config import BenchConfig
+    from silva.serving.bench.measure import summarise
+    from silva.serving.bench.run import run
+
+    def config(streams: int, requests: int, seed: int) -> BenchConfig:
+        closed = {"arrival": "closed", "concurrency": streams, "requests": requests, "warmup": 0}
+        work = {"input": str(load["prompt"]), "output": str(load["answer"])}
+        tree = {"url": server.url, "seed": seed, "load": closed, "work": work}
+        return build(BenchConfig, tree, "load")
+
+    asyncio.run(run(config(WARM, 2 * WARM, seed + 1000)))
+    with Steady(look, load["streams"], load["requests"]) as steady:
+        whole = config(load["streams"], load["requests"], seed)
+        summary = summarise(asyncio.run(run(whole, on_progress=steady.progress)))
+    if summary.failed:
+        sys.exit(f"requests failed: {summary.failures}")
+    return summary, steady.seen
 
 
 # Prompts ------------------------------------------------------------------------------------

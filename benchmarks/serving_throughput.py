@@ -4,9 +4,12 @@
 
 silva is asked through its API by a closed loop of 32; transformers computes the same number of
 prompts and answers of the same lengths in this process, as static batches of 32 (`generate`) and by
-its continuous batching where that runs. All have all cores, one after another, several times. A step
-of silva is what its engine's own clock says, from one step to the next; the front's share of it is
-the processor time of its main thread, which has the API, the text and the hub.
+its continuous batching where that runs. All have all cores, one after another, several times.
+
+Where a step's time goes is measured in turns of their own, with longer answers, while all 32 streams
+are under way. A step is what the engine's own clock says, from one step to the next. Beside it, in
+processor time: the front, which has the API, the text and the hub, and the thread that reads blocks
+for the decode peer. Two profiles show the functions: of one engine alone, and of a front under load.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from __future__ import annotations
 import asyncio
 import cProfile
 import os
+import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +30,9 @@ import serving
 from overhead import profile_rows
 from serving import SMOLLM2, STORIES, Bench, Numbers
 
+from silva.serving.peers.cached import THREAD
+from silva.serving.process_name import shown
+
 SERVERS = {
     "silva, disaggregated": (),
     "silva, colocated": ("--colocated",),
@@ -33,16 +41,21 @@ HALF = {"silva, colocated, bfloat16": ("--colocated", "--dtype", "bfloat16")}
 """Where the processor has bfloat16; where it makes it of float32, a run would take hours."""
 LOAD: Numbers = {"model": SMOLLM2, "batch": 32, "requests": 64, "prompt": 64, "answer": 48}
 QUICK = {"model": STORIES, "batch": 4, "requests": 8, "prompt": 16, "answer": 16}
-REPORT_S = 1.0
-"""Peers report twice a second."""
+STEPS: Numbers = {"streams": 32, "requests": 128, "prompt": 64, "answer": 96}
+QUICK_STEPS = {"streams": 4, "requests": 64, "prompt": 16, "answer": 64}
+PROFILED = Path(__file__).with_name("profiled_front.py")
 SPLIT = ("steps", "step_s", "execute_s", "model_s")
+"""Of the peers that decode, as they tell it."""
+BESIDE = ("transfer_s", "front_s")
+PARTS = ("model", "sampling", "policy", "transfer", "front")
+OVERHEAD = ("policy", "transfer", "front")
 
 
 class Silva:
     """One server, and turns of load on it."""
 
-    def __init__(self, server: serving.Server, load: Numbers) -> None:
-        self._server, self._load = server, load
+    def __init__(self, server: serving.Server, load: Numbers, steps: Numbers) -> None:
+        self._server, self._load, self._steps = server, load, steps
 
     def turn(self, seed: int) -> Numbers:
         from silva.config import build
@@ -54,25 +67,45 @@ class Silva:
         closed = {"arrival": "closed", "concurrency": load["batch"], "requests": load["requests"]}
         work = {"input": str(load["prompt"]), "output": str(load["answer"])}
         tree = {"url": self._server.url, "seed": seed, "load": closed | {"warmup": 2}, "work": work}
-        before = self._spent()
         summary = summarise(asyncio.run(run(build(BenchConfig, tree, "load"))))
-        time.sleep(REPORT_S)
-        after = self._spent()
         if summary.failed:
             sys.exit(f"requests failed: {summary.failures}")
-        split = {name: after[name] - before[name] for name in after}
-        return {"tokens_per_s": summary.output_tokens_per_s, "split": split}
+        return {"tokens_per_s": summary.output_tokens_per_s}
+
+    def steps(self, seed: int) -> Numbers:
+        """What was spent while the batch was full."""
+        _, seen = serving.closed_loop(self._server, self._steps, seed, self._spent)
+        split = {name: seen[-1][name] - seen[0][name] for name in (*SPLIT, *BESIDE)}
+        if not split["steps"]:
+            sys.exit("no step was seen: take a longer load")
+        return {**split, "batch": statistics.mean(each["running"] for each in seen)}
 
     def _spent(self) -> Numbers:
-        """Totals of the peer that decodes, and processor seconds of the front's main thread."""
+        """Totals of the peers that decode, and processor seconds of what works beside them."""
         decode = [p for p in self._server.status()["peers"] if p["role"] in ("decode", "both")]
-        pid = self._server.process.pid
-        fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(") ")[2].split()
-        ticks = int(fields[11]) + int(fields[12])
+        front, apart = self._server.process.pid, decode[0]["role"] == "decode"
+        transfers = [seconds_of(peer["pid"], shown(THREAD)) for peer in decode] if apart else []
         return {
-            **{name: sum(peer[name] for peer in decode) for name in SPLIT},
-            "front_s": ticks / os.sysconf("SC_CLK_TCK"),
+            **{name: sum(peer[name] for peer in decode) for name in (*SPLIT, "running")},
+            "transfer_s": sum(transfers),
+            # Colocated, the process computes as well: there the API has the main thread.
+            "front_s": processor_s(
+                Path(f"/proc/{front}" if apart else f"/proc/{front}/task/{front}")
+            ),
         }
+
+
+def seconds_of(pid: int, thread: str) -> float:
+    """Processor seconds of a process's threads of this name."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    named = (task for task in tasks if (task / "comm").read_text().strip() == thread)
+    return sum(processor_s(task) for task in named)
+
+
+def processor_s(task: Path) -> float:
+    """Processor seconds of a process or a thread, by its folder below /proc."""
+    fields = (task / "stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Stock:
@@ -180,35 +213,65 @@ def profile(folder: Path, load: Numbers) -> list[Numbers]:
     return profile_rows(profiler)
 
 
+def profile_front(folder: Path, model: str, load: Numbers) -> list[Numbers]:
+    """Functions of the front's main thread under a full load, by processor time."""
+    file = folder / "front.profile"
+    file.unlink(missing_ok=True)
+    silva = (sys.executable, str(PROFILED), str(file))
+    with serving.serving(folder / "server", model, silva=silva) as server:
+        begun = iter((True,))
+
+        def look() -> Numbers:
+            if next(begun, False):
+                server.process.send_signal(signal.SIGUSR1)
+            return {}
+
+        serving.closed_loop(server, load, 0, look)
+        server.process.send_signal(signal.SIGUSR2)
+        server.status()  # signals are acted on before the next request
+    return profile_rows(str(file))
+
+
 def shares(rows: list[Numbers]) -> Numbers:
-    """Of a step's time, medians over the repetitions: model, sampling, the rest, and the front's."""
-    parts: dict[str, list[float]] = {n: [] for n in ("model", "sampling", "rest", "front")}
+    """Of the time of the steps, over the repetitions; `overhead` is policy, transfer and front."""
+    parts: dict[str, list[float]] = {name: [] for name in (*PARTS, "overhead")}
     for row in rows:
-        split = row["split"]
-        whole = split["step_s"]
-        parts["model"].append(split["model_s"] / whole)
-        parts["sampling"].append((split["execute_s"] - split["model_s"]) / whole)
-        parts["rest"].append((whole - split["execute_s"]) / whole)
-        parts["front"].append(split["front_s"] / whole)
-    step = serving.spread(r["split"]["step_s"] / r["split"]["steps"] for r in rows)
-    return {"step_s": step, **{name: serving.spread(each) for name, each in parts.items()}}
+        whole = row["step_s"]
+        own = {
+            "model": row["model_s"] / whole,
+            "sampling": (row["execute_s"] - row["model_s"]) / whole,
+            "policy": (whole - row["execute_s"]) / whole,
+            "transfer": row["transfer_s"] / whole,
+            "front": row["front_s"] / whole,
+        }
+        own["overhead"] = sum(own[name] for name in OVERHEAD)
+        for name, share in own.items():
+            parts[name].append(share)
+    return {
+        "step_s": serving.spread(row["step_s"] / row["steps"] for row in rows),
+        "batch": serving.spread(row["batch"] for row in rows),
+        **{name: serving.spread(each) for name, each in parts.items()},
+    }
 
 
 def main() -> int:
     from silva.models.arithmetic import emulates_bfloat16
 
     bench = Bench("throughput", __doc__, "output tokens a second; shares of a step")
-    load, times = (QUICK, 1) if bench.quick else (LOAD, 3)
+    load, steps, times = (QUICK, QUICK_STEPS, 1) if bench.quick else (LOAD, STEPS, 3)
     path = bench.model(load["model"])
     folder = serving.folder_of(path)
     found: dict[str, list[Numbers]] = {}
+    spent: dict[str, list[Numbers]] = {}
     servers = SERVERS if emulates_bfloat16() else SERVERS | HALF
     with ExitStack() as stack:
         turns: dict[str, Callable[[int], Numbers]] = {}
+        split: dict[str, Callable[[int], Numbers]] = {}
         for number, (name, options) in enumerate(servers.items()):
             work = bench.folder / f"server-{number}"
             server = stack.enter_context(serving.serving(work, path, *options))
-            turns[name] = Silva(server, load).turn
+            silva = Silva(server, load, steps)
+            turns[name], split[name] = silva.turn, silva.steps
         stock = Stock(folder, load)
         turns["transformers, generate"] = stock.generate
         turns["transformers, continuous batching"] = stock.continuous
@@ -218,13 +281,24 @@ def main() -> int:
                 row = bench.measure(f"{name}, {number}", work)
                 found.setdefault(name, []).append(row)
                 print(f"          {row['tokens_per_s'] or row.get('error')}", flush=True)
+            for name, look in split.items():
+                work = lambda t=look, n=number: t(100 + n)  # noqa: E731
+                spent.setdefault(name, []).append(bench.measure(f"steps of {name}, {number}", work))
     functions = bench.measure("profile", lambda: {"rows": profile(folder, load)})["rows"]
-    bench.publish({**content(found), "load": load, "repetitions": times, "profile": functions})
+    front = bench.measure(
+        "profile of the front", lambda: {"rows": profile_front(bench.folder, path, steps)}
+    )["rows"]
+    profiles = {"profile": functions, "front_profile": front}
+    whole = {"load": load, "steps_load": steps, "repetitions": times, **profiles}
+    bench.publish({**content(found, spent), **whole})
     return 0
 
 
-def content(found: dict[str, list[Numbers]]) -> Numbers:
-    """Throughputs, their ratios to `generate` within a repetition, and the shares of a step."""
+def content(found: dict[str, list[Numbers]], spent: dict[str, list[Numbers]]) -> Numbers:
+    """Throughputs, their ratios to `generate` within a repetition, and the shares of a step.
+
+    found  turns by name, spent  what was spent in steps, by the names of silva's ways
+    """
     base = [row["tokens_per_s"] for row in found["transformers, generate"]]
     figures: Numbers = {}
     for name in sorted(found):
@@ -239,8 +313,10 @@ def content(found: dict[str, list[Numbers]]) -> Numbers:
             f"{name}: {figures[name]['tokens_per_s']['median']:.1f} tokens/s, "
             f"{figures[name]['ratio']['median']:.2f} times generate"
         )
-        if "split" in rows[0]:
-            figures[name]["step"] = shares(rows)
+        if name in spent:
+            figures[name]["step"] = step = shares(spent[name])
+            parts = ", ".join(f"{part} {100 * step[part]['median']:.1f} %" for part in PARTS)
+            print(f"  a step at batch {step['batch']['median']:.1f}: {parts}")
     return {"figures": figures}
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pstats
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,13 +27,16 @@ import serving_target  # noqa: E402
 import serving_throughput  # noqa: E402
 import serving_tokens  # noqa: E402
 
+from silva.serving.process_name import show_thread_as  # noqa: E402
+
 FACTS = {
     "machine": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
     "versions": {"silva": "0.1"},
     "commit": "abc",
     "date": "2026-01-01",
 }
-STEP = {"steps": 100, "step_s": 10.0, "execute_s": 9.8, "model_s": 9.5, "front_s": 0.2}
+STEP = {"steps": 100, "step_s": 10.0, "execute_s": 9.8, "model_s": 9.5, "batch": 31.0}
+STEP |= {"front_s": 0.2, "transfer_s": 0.1}
 
 
 def only(value: float) -> dict[str, Any]:
@@ -84,13 +92,14 @@ def start(weights: int = 540) -> dict[str, Any]:
 
 def throughput(own: float = 90.0, **split: float) -> dict[str, Any]:
     ways = ("silva, disaggregated", "silva, colocated")
-    found = {way: [{"tokens_per_s": own, "split": STEP | split}] for way in ways}
+    found = {way: [{"tokens_per_s": own}] for way in ways}
     found["transformers, generate"] = [{"tokens_per_s": 60.0}]
     found["transformers, continuous batching"] = [{"tokens_per_s": None, "error": "no_gpu"}]
     load = {"batch": 32, "requests": 64, "prompt": 64, "answer": 64, "model": "smollm2"}
     call = {"function": "f", "calls": 3, "own_share": 0.5, "cumulative_share": 0.6}
-    content = serving_throughput.content(found)
-    return {**content, "load": load, "repetitions": 1, "profile": [call]}
+    content = serving_throughput.content(found, {way: [STEP | split] for way in ways})
+    whole = {"load": load, "steps_load": serving_throughput.STEPS, "repetitions": 1}
+    return {**content, **whole, "profile": [call], "front_profile": [call | {"function": "g"}]}
 
 
 def target(at_15: float = 4, tpot_ms: float = 14.0) -> dict[str, Any]:
@@ -137,6 +146,12 @@ def write(folder: Path, name: str, content: dict[str, Any]) -> None:
     common.write_json(folder / f"serving-{name}.json", {**about, **content})
 
 
+def claim(folder: Path, words: str) -> tuple[str, str]:
+    """What is said of the one claim that has these words, and whether it holds."""
+    (row,) = (row[1:] for row in claims_serving.rows(folder, "-") if words in row[0])
+    return row
+
+
 def verdicts(folder: Path) -> dict[str, str]:
     return {claim: holds for claim, _, holds in claims_serving.rows(folder, "-")}
 
@@ -178,7 +193,7 @@ def test_all_claims_hold_of_good_results(tmp_path: Path) -> None:
         ("interference", interference(ratio=1.1)),
         ("start", start(weights=1080)),
         ("throughput", throughput(own=50.0)),
-        ("throughput", throughput(model_s=8.0)),
+        ("throughput", throughput(model_s=8.9)),
         ("target", target(at_15=32)),
         ("target", target(tpot_ms=15.5)),
         ("soak", soak(equal=199)),
@@ -246,6 +261,88 @@ def test_another_prefill_peer_takes_over_before_a_hit_of_the_cache_is_timed() ->
     serving_prefix.replace_prefill(cast(serving.Server, Server()))
     assert told == [("scale", {"roles": {"prefill": 2}}), ("drain", {"peer": "prefill-1"})]
     assert not states
+
+
+def test_policy_transfer_and_api_count_together(tmp_path: Path) -> None:
+    write(tmp_path, "throughput", throughput())
+    words = "policy, transfer and API together"
+    assert claim(tmp_path, words) == (
+        "policy 2.0 %, transfer 1.0 %, API 2.0 %, together 5.0 %",
+        "yes",
+    )
+    for part in ({"execute_s": 9.5}, {"transfer_s": 0.3}, {"front_s": 0.4}):
+        write(tmp_path, "throughput", throughput(**{"execute_s": 9.6, "transfer_s": 0.2} | part))
+        each = serving_throughput.shares([STEP | {"execute_s": 9.6, "transfer_s": 0.2} | part])
+        assert each["overhead"]["median"] == pytest.approx(
+            sum(each[name]["median"] for name in ("policy", "transfer", "front"))
+        )
+    for part in ({"execute_s": 9.2, "model_s": 9.1}, {"transfer_s": 0.7}, {"front_s": 0.8}):
+        write(tmp_path, "throughput", throughput(**part))
+        assert claim(tmp_path, words)[1] == "no"
+
+
+def test_processor_time_is_that_of_the_threads_of_a_name() -> None:
+    def work() -> None:
+        show_thread_as("transfer")
+        while time.thread_time() < 0.05:
+            pass
+        ready.set()
+        over.wait()
+
+    ready, over = threading.Event(), threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    ready.wait()
+    assert serving_throughput.seconds_of(os.getpid(), "silva-transfer") >= 0.04
+    over.set()
+    thread.join()
+    assert serving_throughput.seconds_of(os.getpid(), "silva-transfer") == 0
+
+
+def test_a_full_load_is_looked_at_between_its_first_and_its_last_wave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "WATCH_S", 0.001)
+    told, looks = SimpleNamespace(stage="load", done=0), threading.Semaphore(0)
+
+    def look() -> dict[str, Any]:
+        looks.release()
+        return {"done": told.done}
+
+    with serving.Steady(look, streams=2, requests=6) as steady:
+        for done in range(7):
+            told.done = done
+            steady.progress(told)
+            for _ in range(3 if 2 <= done <= 4 else 0):
+                looks.acquire()
+    assert {each["done"] for each in steady.seen} == {2, 3, 4}
+
+
+def test_a_load_that_is_too_short_to_be_looked_at_ends_the_benchmark() -> None:
+    with serving.Steady(dict, streams=2, requests=6) as steady:
+        pass
+    with pytest.raises(SystemExit, match="longer"):
+        assert steady.seen
+
+
+def test_a_profile_is_that_of_the_time_between_two_signals(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys, profiled_front
+def aside(): sum(range(10))
+def meant(): sum(range(10))
+profiled_front.listen(sys.argv[1])
+aside()
+os.kill(os.getpid(), signal.SIGUSR1)
+meant()
+os.kill(os.getpid(), signal.SIGUSR2)
+aside()
+"""
+    file = tmp_path / "profile"
+    folder = str(ROOT / "benchmarks")
+    subprocess.run([sys.executable, "-c", program, str(file)], check=True, cwd=folder)
+    names = {name for _, _, name in pstats.Stats(str(file)).stats}  # type: ignore[attr-defined]
+    assert "meant" in names
+    assert "aside" not in names
 
 
 def test_tokens_are_compared_up_to_the_first_tie() -> None:

@@ -1,4 +1,4 @@
-"""The name by which the system's tools (`ps`, `top`, `pgrep`) show a process of a server."""
+"""The names by which the system's tools (`ps`, `top`, `pgrep`) show a server's processes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ def show_as(name: str) -> None:
     """Let the system call this process silva-NAME; its main thread has to ask. Linux only."""
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(shown(name))
+
+
+def show_thread_as(name: str) -> None:
+    """Let the system call the thread that asks silva-NAME (`top -H`). Linux only."""
+    with contextlib.suppress(OSError):
+        Path("/proc/thread-self/comm").write_text(shown(name))
 
 
 def shown(name: str) -> str:

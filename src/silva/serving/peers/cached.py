@@ -23,6 +23,7 @@ import zmq
 
 from silva.control.ring import Ring
 from silva.errors import ServingError
+from silva.serving.process_name import show_thread_as
 from silva.serving.wire.messages import (
     Forget,
     Found,
@@ -39,6 +40,8 @@ from silva.transfer import Exposed, Piece, Transfer
 
 log = logging.getLogger("silva.cached")
 
+THREAD = "transfer"
+"""As what the system shows the thread."""
 LOOKUP_S = 1.0
 OFFER_S = 10.0
 """Answers that take longer are not waited for. An offer keeps its blocks pinned so long."""
@@ -139,6 +142,7 @@ class CacheClient:
     # On the client's thread -------------------------------------------------------------------
 
     def _run(self) -> None:
+        show_thread_as(THREAD)
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._poller.register(self._event, zmq.POLLIN)
