@@ -37,8 +37,24 @@ def provenance(result: dict[str, Any]) -> str:
     memory = f"{host['memory_bytes'] / 2**30:.0f} GiB"
     parts = (
         f"Command: {code(result['command'])}",
-        f"{result['date']}, commit {result['commit']}",
+        f"{result['date']}, {commits(result)}",
         f"{host['processor']}, {host['cores']} cores, {memory}, {host['system']}",
         ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     )
     return "*" + "; ".join(parts) + ".*"
+
+
+def commits(result: dict[str, Any]) -> str:
+    """The commit that each run was made with, which may be older than the file; else the file's."""
+    runs = result.get("runs") or result.get("seeds")
+    by_commit: dict[str, list[str]] = {}
+    for seed, run in sorted(runs.items()) if isinstance(runs, dict) else ():
+        if "commit" in run:
+            by_commit.setdefault(run["commit"], []).append(seed)
+    if len(by_commit) < 2:
+        return f"commit {next(iter(by_commit), result['commit'])}"
+    each = (
+        f"{commit} (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)})"
+        for commit, seeds in by_commit.items()
+    )
+    return f"commits {', '.join(each)}"

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import claims  # noqa: E402
 import common  # noqa: E402
+import gfm  # noqa: E402
 import hilora  # noqa: E402
 import label_spread  # noqa: E402
 import render  # noqa: E402
@@ -149,6 +150,16 @@ def test_hilora_shows_tiers_controls_and_paired_differences(tmp_path: Path) -> N
     assert "own head | 30.0" not in text  # not measured
     assert "| B\\_ema | gap | - | 2, 2 | 0.25, 0.25 |" in text
     assert "2026-01-01, commit abc" in text
+
+
+def test_a_table_names_the_commits_of_its_runs() -> None:
+    """Runs that were kept are older than the file that shows them."""
+    old, new = run() | {"commit": "old"}, run() | {"commit": "new"}
+    entry = hilora_file(old, new, new)["variants"]["as committed"]
+    assert "commits old (seed 0), new (seeds 1, 2)" in gfm.provenance(entry)
+    entry = hilora_file(old)["variants"]["as committed"]
+    assert "commit old;" in gfm.provenance(entry)
+    assert "commit abc;" in gfm.provenance({**FACTS, "command": "x"})
 
 
 def test_what_few_classes_explain_is_not_spread_between_clients(tmp_path: Path) -> None:
