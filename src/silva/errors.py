@@ -77,5 +77,11 @@ class ServingError(SilvaError):
     usual = "see docs/serving.md"
 
 
+class HelperError(SilvaError):
+    """A process that helps this one has ended or cannot start; whoever asked is not to blame."""
+
+    usual = "try again later; the log says more"
+
+
 class MissingExtraError(SilvaError):
     """An optional library is needed; the remedy names the extra that brings it."""

@@ -120,22 +120,24 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def test_a_killed_process_is_replaced() -> None:
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_others_end_or_stop_is_replaced(sent: signal.Signals) -> None:
     template = ChatTemplate(SMOLLM2, NAMES)
-    os.kill(pid_of(template), signal.SIGKILL)
-    outcome(lambda: template.render(HELLO))
+    former = pid_of(template)
+    os.kill(former, sent)
     assert template.render(HELLO).endswith("assistant\n")
+    assert pid_of(template) != former
+    assert not is_running(former)
     template.close()
 
 
-def test_a_stopped_process_costs_one_chat() -> None:
+def test_a_signal_for_all_processes_together_ends_no_rendering() -> None:
     template = ChatTemplate(SMOLLM2, NAMES)
-    os.kill(pid_of(template), signal.SIGSTOP)
-    template._process._wall_s = 0.5
-    with pytest.raises(PromptError, match="did not answer"):
-        template.render(HELLO)
-    template._process._wall_s = 60.0
-    assert template.render(HELLO).endswith("assistant\n")
+    former = pid_of(template)
+    for sent in (signal.SIGTERM, signal.SIGINT):
+        os.kill(former, sent)
+        assert template.render(HELLO).endswith("assistant\n")
+    assert pid_of(template) == former
     template.close()
 
 

@@ -41,7 +41,7 @@ class ChatTemplate:
         """`names`: special tokens, such as bos_token, that the template may use.
 
         `with_tools` is another template for chats with tools, where the model has one. Raises
-        ModelError for templates that are no Jinja.
+        ModelError for templates that are no Jinja, HelperError where its process cannot be had.
         """
         self.source, self._with_tools, self._names = source, with_tools, dict(names)
         self._process = TemplateProcess(RENDER_LIMIT_S)
@@ -65,7 +65,8 @@ class ChatTemplate:
 
         Fields of a message that are None are left out. `variables` are handed to the template, and
         win over special tokens of the same name. Raises PromptError where the template refuses
-        the messages, fails on them, or goes beyond a limit.
+        the messages, fails on them, or goes beyond a limit; HelperError where its process cannot
+        be had.
         """
         request = {
             "source": self._with_tools if tools and self._with_tools else self.source,

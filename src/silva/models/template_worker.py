@@ -137,7 +137,9 @@ def _exactly(connection: socket.socket, size: int) -> bytes | None:
 
 def main() -> None:
     """Answer until the other side goes away."""
+    # Signals for the whole group: whoever asks may have to finish something first, and ends this.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = socket.socket(fileno=sys.stdin.fileno())
     resource.setrlimit(resource.RLIMIT_AS, (LARGEST_MEMORY_BYTES, LARGEST_MEMORY_BYTES))
     connection.sendall(b"\1")  # ready: what follows is timed

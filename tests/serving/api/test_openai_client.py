@@ -10,6 +10,7 @@ from api_fakes import CLIENT, CONTEXT, EOS, MODEL, FakeBackend, spoken
 from openai import OpenAI
 from pydantic import BaseModel
 
+from silva.errors import HelperError
 from silva.serving.backend import BusyError, UnavailableError, UnservableError
 
 USER = [{"role": "user", "content": "Hi"}]
@@ -160,6 +161,7 @@ def test_a_schema_from_a_pydantic_model(client: OpenAI, backend: FakeBackend) ->
         (BusyError("full", retry_after_s=2.5), openai.RateLimitError),
         (UnservableError("larger than the pool"), openai.BadRequestError),
         (UnavailableError("no peer"), openai.InternalServerError),
+        (HelperError("the process for chat templates ended"), openai.InternalServerError),
         (RuntimeError("secret"), openai.InternalServerError),
     ],
 )
@@ -176,6 +178,9 @@ def test_errors_before_the_first_token(
     assert "secret" not in str(caught.value)
     if isinstance(error, BusyError):
         assert caught.value.response.headers["retry-after"] == "3"
+    if isinstance(error, UnavailableError | HelperError):
+        assert caught.value.status_code == 503
+        assert caught.value.response.headers["retry-after"] == "1"
 
 
 def test_an_error_in_a_stream(client: OpenAI, backend: FakeBackend) -> None:

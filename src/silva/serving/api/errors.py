@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from silva.errors import SilvaError
+from silva.errors import HelperError, SilvaError
 from silva.serving.backend import (
     BusyError,
     ChangeRefusedError,
@@ -87,7 +87,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, BusyError):
         retry_s = error.retry_after_s
         return ApiError(429, str(error), code="rate_limit_exceeded", retry_after_s=retry_s)
-    if isinstance(error, UnavailableError):
+    if isinstance(error, UnavailableError | HelperError):
         return ApiError(503, str(error), code="service_unavailable", retry_after_s=_RETRY_S)
     if isinstance(error, UnknownPeerError):
         return ApiError(404, str(error), code="unknown_peer")
