@@ -231,6 +231,7 @@ def test_a_step_that_does_not_end_ends_the_peer(monkeypatch: pytest.MonkeyPatch)
         s.front._receive("decode-2/x/heart", Beat(101.0))
         await s.front._tick()
         assert s.processes.killed == ["decode-2"]
+        assert s.states()["decode-2"] == "draining"  # until it is gone: it gets nothing more
 
     play(monkeypatch, scene, stuck_s=100.0)
 

@@ -128,6 +128,7 @@ class Front:
         self.hub.tick()
         for peer in stuck(self.hub.peers.values(), self.config.stuck_s):
             log.error("%s is ended: its step has taken %.0f s", peer.name, peer.busy_s)
+            self.hub.stuck(peer.name)
             self._supervisor.kill(peer.name)
         advice = self._roles.tick()
         if advice is None or self._closing:

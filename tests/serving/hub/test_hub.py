@@ -282,6 +282,65 @@ def test_a_request_that_always_fails_ends_with_an_error() -> None:
     play(scene, most_attempts=3)
 
 
+def end_stuck(s: Stage, *names: str) -> None:
+    """The front ends these peers, whose steps do not end, and starts others in their places."""
+    for name in names:
+        s.hub.stuck(name)
+        assert not s.hub.peers[name].usable
+        s.hub.lost(name)
+        s.add(name)
+
+
+def test_a_request_whose_steps_do_not_end_is_given_up_soon() -> None:
+    async def scene(s: Stage) -> None:
+        await s.ask("a")
+        end_stuck(s, "prefill-1")
+        s.prefilled("a", attempt=1)
+        s.hub.receive("decode-1", Joined("a", 1))
+        await s.ask("b")
+        end_stuck(s, "decode-1")  # computes "a" alone: "b" is on its way only
+        assert (s.hub.flights["a"].stuck_ends, s.hub.flights["b"].stuck_ends) == (2, 0)
+        end_stuck(s, "prefill-1")
+        with pytest.raises(UnavailableError, match=r"3 peers.*did not end"):
+            await s.tasks[0]
+        assert s.hub.flights["b"].stuck_ends == 1
+        assert s.hub.counters["failed"] == 1
+
+    play(scene)
+
+
+def test_who_waits_to_be_read_is_not_to_blame_for_a_step_that_does_not_end() -> None:
+    async def scene(s: Stage) -> None:
+        await s.ask("a")
+        s.prefilled("a")
+        end_stuck(s, "prefill-1")
+        assert s.hub.flights["a"].stuck_ends == 0
+        assert s.hub.flights["a"].request.attempt == 1
+
+    play(scene)
+
+
+def test_a_peer_that_is_killed_is_not_what_stuck_ends_count() -> None:
+    async def scene(s: Stage) -> None:
+        await s.ask("a")
+        for _ in range(5):
+            s.hub.lost("prefill-1")
+            s.add("prefill-1")
+        assert s.hub.flights["a"].stuck_ends == 0
+        assert s.hub.flights["a"].request.attempt == 5
+
+    play(scene)
+
+
+def test_a_peer_that_reports_is_between_two_steps() -> None:
+    async def scene(s: Stage) -> None:
+        s.hub.receive("prefill-1", Beat(7.0))
+        s.hub.receive("prefill-1", Status(Load(), {}))
+        assert s.hub.peers["prefill-1"].busy_s == 0.0
+
+    play(scene)
+
+
 def test_a_request_that_nobody_can_serve_ends_with_its_reason() -> None:
     async def scene(s: Stage) -> None:
         await s.ask("a")

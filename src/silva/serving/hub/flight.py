@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from silva.control.request import FinishReason, Output, Phases, Request, TokenLogprob
-from silva.serving.backend import End
+from silva.serving.backend import End, UnavailableError
+from silva.serving.hub.peer import Peer
+from silva.serving.hub.settings import HubSettings
 
 FlightState = Literal["queued", "prefill", "handover", "decode", "done"]
 
@@ -25,11 +27,35 @@ class Flight:
     outputs: asyncio.Queue[Output | Exception] = field(default_factory=asyncio.Queue)
     ends: End = "cancelled"
     """As what it counts if it ends now."""
+    stuck_ends: int = 0
+    """Peers that were ended in a step that it was part of."""
 
     @property
     def left(self) -> int:
         """Tokens that may still be given out."""
         return self.request.sampling.max_tokens - len(self.request.emitted)
+
+    def needs(self, peer: Peer) -> bool:
+        """A prefill peer is needed until the blocks are read, a decode peer until the end."""
+        if peer.role == "prefill":
+            return self.prefill == peer.name and self.state in ("prefill", "handover")
+        return self.decode == peer.name
+
+    def computed_by(self, peer: Peer) -> bool:
+        """Whether the peer's present step may be about it."""
+        return self.needs(peer) and self.state == peer.role
+
+    def given_up(self, settings: HubSettings) -> UnavailableError | None:
+        """What its client is told instead of another attempt; None: it is tried again."""
+        if self.stuck_ends >= settings.most_stuck_ends:
+            return UnavailableError(
+                f"request {self.request.id} was given up: the steps of {self.stuck_ends} peers, one "
+                "after the other, did not end with it in them",
+                remedy="ask for a shorter prompt or answer; the server's log says more",
+            )
+        if self.request.attempt + 1 >= settings.most_attempts:
+            return UnavailableError(f"request {self.request.id} failed too often")
+        return None
 
     def note(self, **times: float) -> None:
         """Write down when something happened, if it did not happen before."""

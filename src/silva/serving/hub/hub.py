@@ -190,7 +190,7 @@ class Hub:
                 self._count(peer, message.counters)
                 peer.load, peer.counters = message.load, message.counters
                 peer.admission = message.admission
-                peer.reported_s = peer.heard_s
+                peer.reported_s, peer.busy_s = peer.heard_s, 0.0  # it speaks between steps
             case Beat():
                 peer.busy_s = message.busy_s
             case Tokens():
@@ -220,6 +220,7 @@ class Hub:
 
     def _welcome(self, peer: Peer, hello: Hello) -> None:
         peer.pid, peer.address, peer.load = hello.pid, hello.address, hello.load
+        peer.reported_s = peer.heard_s  # that it has not computed anything
         if peer.state == "starting":
             peer.state = "ready"
         if peer.role == "cache":
@@ -324,8 +325,7 @@ class Hub:
         self.counters["retries"] += 1
         self._release(flight, flight.prefill)
         self._release(flight, flight.decode)
-        if flight.request.attempt + 1 >= self.settings.most_attempts:
-            error = UnavailableError(f"request {flight.request.id} failed too often")
+        if (error := flight.given_up(self.settings)) is not None:
             flight.outputs.put_nowait(error)
             return
         flight.again()
@@ -348,17 +348,11 @@ class Hub:
         """Take every request away from a peer that may not answer any more."""
         flights = [self.flights[r] for r in peer.requests if r in self.flights]
         for flight in flights:
-            if self._needs(flight, peer):
+            if flight.needs(peer):
                 self._retry(flight)
             else:
                 self._release(flight, peer.name)
         peer.requests.clear()
-
-    def _needs(self, flight: Flight, peer: Peer) -> bool:
-        """A prefill peer is needed until the blocks are read, a decode peer until the end."""
-        if peer.role == "prefill":
-            return flight.prefill == peer.name and flight.state in ("prefill", "handover")
-        return flight.decode == peer.name
 
     def tick(self) -> None:
         """Call twice a second: peers that have fallen silent are no longer counted on, and prefill
@@ -384,6 +378,15 @@ class Hub:
         peer = self.peers[name]
         peer.state = "draining"
         self._membership(peer)
+
+    def stuck(self, name: str) -> None:
+        """Its step does not end: the process is being ended, and its requests go elsewhere."""
+        self.drain(name)
+        peer = self.peers[name]
+        for flight in self.flights.values():
+            flight.stuck_ends += flight.computed_by(peer)
+        self._abandon(peer)
+        self.dispatch()
 
     async def drained(self, name: str, within_s: float) -> None:
         """Wait until the peer has no requests; after `within_s` those left go elsewhere."""

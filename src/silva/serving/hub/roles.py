@@ -18,6 +18,9 @@ from silva.serving.hub.hub import Hub
 from silva.serving.hub.peer import Peer
 from silva.serving.hub.traffic import Traffic
 
+IDLE_S = 1.0
+"""A peer that has nothing to compute turns twice a second; if a turn takes longer, it is a step."""
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -35,7 +38,7 @@ class _Begin:
     peers: list[tuple[str, int]]
     traffic: Traffic
     stepped: dict[str, tuple[float, float]]
-    """By prefill peer: when it reported last, and the seconds of its steps until then."""
+    """By prefill peer: a time, and the seconds of its steps until then."""
     decode_shares: list[float] = field(default_factory=list)
 
 
@@ -87,7 +90,7 @@ class RoleWatch:
             now_s,
             _who(peers),
             replace(self._hub.traffic),
-            {p.name: _stepped(p) for p in peers if p.role == "prefill"},
+            {p.name: _stepped(p, now_s) for p in peers if p.role == "prefill"},
         )
 
     def _decode_share(self, peers: list[Peer]) -> float:
@@ -112,7 +115,7 @@ class RoleWatch:
         answers = now.answers - then.answers
         output = (now.answer_tokens - then.answer_tokens) / max(1, answers)
         prefill = [p for p in peers if p.role == "prefill"]
-        busy = [_busy(begin.stepped[p.name], _stepped(p)) for p in prefill]
+        busy = [_busy(begin.stepped[p.name], _stepped(p, now_s)) for p in prefill]
         return Window(
             seconds=now_s - begin.at_s,
             arrivals=arrivals,
@@ -130,11 +133,15 @@ def _who(peers: list[Peer]) -> list[tuple[str, int]]:
     return [(p.name, p.pid) for p in peers]
 
 
-def _stepped(peer: Peer) -> tuple[float, float]:
-    return (peer.reported_s, peer.counters.get("step_s", 0.0))
+def _stepped(peer: Peer, now_s: float) -> tuple[float, float]:
+    """Of steps that are over it reports; of one that goes on only its beats tell."""
+    over_s = peer.counters.get("step_s", 0.0)
+    if peer.busy_s > IDLE_S:
+        return (now_s, over_s + peer.busy_s)
+    return (peer.reported_s, over_s)
 
 
 def _busy(then: tuple[float, float], now: tuple[float, float]) -> float:
     """Share of the time between two reports; a peer that reports nothing is in a long step."""
     seconds = now[0] - then[0]
-    return min(1.0, (now[1] - then[1]) / seconds) if seconds > 0 else 1.0
+    return min(1.0, max(0.0, now[1] - then[1]) / seconds) if seconds > 0 else 1.0
