@@ -5,8 +5,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny import save_backbone, save_data, settings
+from tiny import arrays, save_backbone, save_data, settings
 
 from silva.adapters.forest import Forest
 from silva.data import histogram
@@ -198,6 +199,25 @@ def test_bad_input_is_refused_before_anything_is_written(
         with pytest.raises(kind):
             tune(bad, out)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_forest_could_hold_is_refused_before_the_first_round(
+    config: TuneConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "forest"
+    for names, why in (
+        (("ant", "bee", "cow", "cow"), "twice"),
+        (("a", "b", "c", 300 * "d"), "256"),
+    ):
+        np.savez(tmp_path / "bad.npz", **{**arrays(), "class_names": np.array(names)})
+        bad = replace(config, data=replace(config.data, path=str(tmp_path / "bad.npz")))
+        with pytest.raises(DataError, match=rf"{why}.*rename the classes"):
+            tune(bad, out)
+    deep = tmp_path / ("d" * 200) / ("e" * 200)
+    shutil.copytree(config.backbone, deep / "vit")
+    with pytest.raises(ModelError, match="shorter path"):
+        tune(replace(config, backbone=str(deep / "vit")), out)
+    assert not out.exists() and not run_folder(out).exists()
 
 
 def test_an_out_that_exists_is_refused_and_left_alone(config: TuneConfig, tmp_path: Path) -> None:

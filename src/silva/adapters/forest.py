@@ -28,11 +28,11 @@ from silva.adapters.manifest import (
     ClientEntry,
     Manifest,
     adapter_shape,
+    base_model,
     check_classes,
     check_settings,
 )
 from silva.adapters.names import unknown_client
-from silva.adapters.objects import is_digest
 from silva.adapters.tiers import AdapterPath, Tier
 from silva.errors import ForestError
 
@@ -62,18 +62,17 @@ class Forest:
         change      the root at least; clusters and clients as far as they are known
         settings    how the tiers were trained, tables of plain JSON types; every version keeps them
 
-        Raises ForestError when `path` exists and is not an empty folder, or when tiers do not fit
-        each other, the rank, the targets or the class names.
+        Raises ForestError when `path` exists and is not an empty folder, when tiers do not fit each
+        other, the rank, the targets or the class names, or when what was written could not be read
+        again.
         """
         folder = Path(path)
-        if not is_digest(base.digest):
-            raise ForestError("the base model's digest is no SHA-256", where=folder)
         if change.root is None:
             raise ForestError("a new forest needs a root", where=folder)
         seed = Manifest(
             version=1,
             parent=None,
-            base=base,
+            base=base_model(dict(vars(base)), folder),
             adapter=adapter_shape(dict(adapter), folder),
             classes=check_classes(class_names, folder),
             probe=None,
@@ -87,6 +86,8 @@ class Forest:
             ledger = Ledger(building)
             ledger.make()
             manifest = Growth(ledger.store, folder).grow(seed, change, change.root)
+            # A forest that cannot be read again must not take its place.
+            Manifest.from_bytes(manifest.to_bytes(), folder)
             ledger.write(manifest)
             ledger.switch(manifest)
         return cls.load(folder)

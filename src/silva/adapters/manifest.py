@@ -136,8 +136,7 @@ class Manifest:
             remedy = error.remedy or _RESTORE
             raise ForestError(error.what, where=error.where, remedy=remedy) from error
         if manifest.checksum() != checksum:
-            what = "is damaged: its checksum does not match"
-            raise ForestError(what, where=where, remedy=_RESTORE)
+            raise ForestError("is damaged: checksum does not match", where=where, remedy=_RESTORE)
         return manifest
 
 
@@ -153,7 +152,7 @@ def from_plain(plain: Any, where: object) -> Manifest:
     manifest = Manifest(
         version=top.get("version", _integer(1, MAX_VERSION)),
         parent=top.get("parent", _optional(_integer(1, MAX_VERSION))),
-        base=_base(top.reader("base")),
+        base=base_model(top.get("base", _anything), where),
         adapter=adapter_shape(top.get("adapter", _anything), where),
         classes=check_classes(top.get("classes", _list(_MAX_CLASSES)), where),
         probe=top.get("probe", _optional(_digest)),
@@ -172,6 +171,14 @@ def from_plain(plain: Any, where: object) -> Manifest:
     top.finish()
     _check_names(manifest, where)
     return manifest
+
+
+def base_model(plain: object, where: object) -> BaseModel:
+    """{"id", "digest"} as a BaseModel; ForestError names a bad field."""
+    reader = _Reader(plain, "base", where)
+    base = BaseModel(id=reader.get("id", _text), digest=reader.get("digest", _digest))
+    reader.finish()
+    return base
 
 
 def adapter_shape(plain: object, where: object) -> AdapterShape:
@@ -206,12 +213,6 @@ def check_settings(settings: object, where: object) -> dict[str, Any] | None:
 def check_client_entry(name: str, entry: ClientEntry, where: object) -> ClientEntry:
     """The entry as it will be read back; ForestError where it could not be."""
     return _client(_Reader(dict(vars(entry)), name, where))
-
-
-def _base(reader: _Reader) -> BaseModel:
-    base = BaseModel(id=reader.get("id", _text), digest=reader.get("digest", _digest))
-    reader.finish()
-    return base
 
 
 def _single(reader: _Reader) -> str:

@@ -7,14 +7,36 @@ from pathlib import Path
 
 from silva.adapters.change import Change, NewClient, NewCluster
 from silva.adapters.forest import Forest
-from silva.adapters.manifest import BaseModel
+from silva.adapters.manifest import BaseModel, base_model, check_classes
 from silva.adapters.routing import signature
 from silva.adapters.tiers import Tier, TierName
 from silva.config import as_plain
+from silva.data.nouns import ImageDataset
+from silva.errors import DataError, ForestError, ModelError
 from silva.federation.record import RunRecord
 from silva.federation.run import Progress, Run
 from silva.federation.state import TierState, unpack_head, unpack_pairs
 from silva.models.backbone import Backbone
+
+
+def check_harvest(backbone: Backbone, dataset: ImageDataset) -> None:
+    """Refuse before the first round what no forest could hold after the last.
+
+    Raises ModelError for a backbone with too long a path, DataError for class names that are empty,
+    too long or not each another.
+    """
+    try:
+        base_model({"id": backbone.id, "digest": backbone.digest}, "")
+    except ForestError as error:
+        raise ModelError(
+            f"no forest can name this backbone ({error.what})",
+            where=backbone.id,
+            remedy="move the model to a shorter path",
+        ) from None
+    try:
+        check_classes(dataset.class_names, dataset.title)
+    except ForestError as error:
+        raise DataError(error.what, where=error.where, remedy="rename the classes") from None
 
 
 def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...]) -> Forest:

@@ -30,7 +30,7 @@ from silva.federation.assembly import deal, make_run
 from silva.federation.cascade import grow
 from silva.federation.config import FederationConfig
 from silva.federation.device import usable_device
-from silva.federation.harvest import harvest
+from silva.federation.harvest import check_harvest, harvest
 from silva.federation.record import RunFacts
 from silva.federation.report import write_report
 from silva.federation.run import Progress
@@ -69,6 +69,7 @@ def tune(
     config = replace(config, federation=with_rounds(config.federation))
     backbone = _load_backbone(config)
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
+    check_harvest(backbone, dataset)
     partition = deal(config.data, config.seed, dataset)
     folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
     folder.create({"config": as_plain(_anywhere(config)), "backbone": backbone.digest})
