@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny import random_pair
+from torch import Tensor
 
 from silva.adapters.subspace import overlap
 from silva.adapters.tiers import LoraPair
@@ -12,23 +13,45 @@ from silva.federation.bases import FEATURES, of_feature, updated_means
 def test_the_first_round_is_normalised_B_and_its_change() -> None:
     trained, start = {"m": random_pair(1)}, {"m": random_pair(2)}
     means = updated_means(None, trained, start, 0.9)
-    assert set(means) == {f"{feature}/m" for feature in FEATURES}
+    assert {key for key in means if not key.startswith("rounds/")} == {f"{f}/m" for f in FEATURES}
     B, change = trained["m"].B, trained["m"].B - start["m"].B
     torch.testing.assert_close(means["B_ema/m"], B / B.norm())
     torch.testing.assert_close(means["dB_ema/m"], change / change.norm())
     assert set(of_feature(means, "dB_ema")) == {"m"}
 
 
-def test_later_rounds_are_averaged_and_normalised() -> None:
-    start = {"m": random_pair(0)}
-    first = updated_means(None, {"m": random_pair(1)}, start, 0.5)
-    second = updated_means(first, {"m": random_pair(2)}, start, 0.5)
-    only = updated_means(None, {"m": random_pair(2)}, start, 0.5)
+def rounds(decay: float, *trained: int) -> dict[str, Tensor]:
+    """Running means after rounds that ended in the random pairs of these seeds, all from one start."""
+    start, means = {"m": random_pair(0)}, None
+    for seed in trained:
+        means = updated_means(means, {"m": random_pair(seed)}, start, decay)
+    assert means is not None
+    return means
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 1.0])
+def test_rounds_are_weighted_by_their_age_and_the_first_is_none_of_its_own(decay: float) -> None:
+    seeds = (1, 2, 3, 4)
+    each = torch.stack([rounds(decay, seed)["dB_cos/m"] for seed in seeds])
+    ages = torch.tensor([decay**3, decay**2, decay, 1.0])
+    expected = (ages[:, None, None] * each).sum(0) / ages.sum()
+    torch.testing.assert_close(rounds(decay, *seeds)["dB_cos/m"], expected)
+
+
+def test_subspaces_are_averaged_too() -> None:
+    first, both, second = rounds(0.5, 1), rounds(0.5, 1, 2), rounds(0.5, 2)
     for key in ("B_ema/m", "dB_ema/m"):
-        assert float(second[key].norm()) == pytest.approx(1.0, abs=1e-5)
-        assert overlap(second[key], first[key]) > overlap(only[key], first[key])
-    direction = (first["dB_cos/m"] + only["dB_cos/m"]) / 2
-    torch.testing.assert_close(second["dB_cos/m"], direction)
+        assert overlap(both[key], first[key]) > overlap(second[key], first[key])
+        assert overlap(both[key], second[key]) > overlap(first[key], second[key])
+
+
+def test_rounds_without_subspaces_do_not_count_for_them() -> None:
+    start = {"m": random_pair(0)}
+    means = updated_means(None, {"m": random_pair(1)}, start, 0.9, subspaces=False)
+    assert not of_feature(means, "dB_ema")
+    means = updated_means(means, {"m": random_pair(2)}, start, 0.9)
+    torch.testing.assert_close(means["dB_ema/m"], rounds(0.9, 2)["dB_ema/m"])
+    torch.testing.assert_close(means["dB_cos/m"], rounds(0.9, 1, 2)["dB_cos/m"])
 
 
 def test_the_direction_of_the_change_is_kept_for_value_projections() -> None:
@@ -38,12 +61,8 @@ def test_the_direction_of_the_change_is_kept_for_value_projections() -> None:
     assert set(of_feature(updated_means(None, trained, start, 0.9), "dB_cos")) == {names[1]}
 
 
-def test_the_past_alone_counts_at_decay_one_and_not_at_all_at_zero() -> None:
-    start = {"m": random_pair(0)}
-    first = updated_means(None, {"m": random_pair(1)}, start, 0.5)
-    kept = updated_means(first, {"m": random_pair(2)}, start, 1.0)
-    torch.testing.assert_close(kept["B_ema/m"], first["B_ema/m"])
-    fresh = updated_means(first, {"m": random_pair(2)}, start, 0.0)
+def test_the_past_does_not_count_at_decay_zero() -> None:
+    fresh = rounds(0.0, 1, 2)
     assert overlap(fresh["B_ema/m"], random_pair(2).B) == pytest.approx(1.0, abs=1e-5)
 
 
