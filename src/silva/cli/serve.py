@@ -107,12 +107,17 @@ def _launch(flags: dict[str, Any], config: Path | None, sets: list[str], verbose
 
     from silva.cli.assignment import assignment
     from silva.config import build, overlay, read_toml
+    from silva.serving.api.ids import RequestIdFilter
     from silva.serving.launch import LaunchConfig, launch
 
     tree = overlay(read_toml(config) if config else {}, flags | dict(map(assignment, sets)))
     settings = build(LaunchConfig, tree, config or "silva serve")
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s front %(message)s")
+    # on the handler: a logger's filter does not see what other loggers hand on
+    handler = logging.StreamHandler()
+    handler.addFilter(RequestIdFilter())
+    shape = "%(asctime)s %(levelname).1s front [%(request_id)s %(trace_id)s] %(message)s"
+    logging.basicConfig(level=level, format=shape, handlers=[handler])
     launch(settings, _model(settings.model, settings.serve.dtype), _announce)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import Any
@@ -12,6 +13,7 @@ from api_transport import Api
 
 from silva.serving.api.app import create_app
 from silva.serving.api.ids import RequestIdFilter, current, request_id
+from silva.serving.api.text import TextThreads
 
 BODY = {"model": MODEL, "prompt": "x"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -136,6 +138,8 @@ def test_request_ids(
     ids = [request.id for request in backend.requests]
     assert len(set(ids)) == 2
     assert all(i.startswith(f"{shown}:") for i in ids)
+    if headers.get("traceparent") == TRACEPARENT:
+        assert all(i.count(TRACE) == 1 for i in ids)
 
 
 def test_an_id_used_twice_is_two_requests(api: Api, backend: FakeBackend) -> None:
@@ -147,6 +151,17 @@ def test_an_id_used_twice_is_two_requests(api: Api, backend: FakeBackend) -> Non
 def test_errors_have_an_id_too(api: Api) -> None:
     answer = api.post("/v1/completions", content=b"{", headers={"x-request-id": "mine"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (400, "mine")
+
+
+def test_work_beside_the_loop_knows_the_request() -> None:
+    threads, found = TextThreads(), request_id({"x-request-id": "mine"})
+
+    async def scene() -> None:
+        current.set(found)
+        assert await threads.beside(current.get) is found
+
+    asyncio.run(scene())
+    threads.close()
 
 
 def test_log_records_carry_the_id() -> None:

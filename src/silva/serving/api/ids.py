@@ -29,7 +29,9 @@ class RequestId:
     shown: str
     """To the client and in logs."""
     unique: str
-    """Among all requests of this process: `shown` and a number."""
+    """Among all requests of this process: `shown`, the trace id where that is another, and a
+    number. Peers log it, so both can be searched for there.
+    """
     trace: str = ""
     """Trace id of W3C's trace context, if the client sent one."""
 
@@ -50,7 +52,8 @@ def request_id(headers: Mapping[str, str]) -> RequestId:
     trace = _trace_id(headers.get(TRACEPARENT, ""))
     given = headers.get(REQUEST_ID, "")
     shown = given if _PROPER.fullmatch(given) else trace or f"req-{secrets.token_hex(8)}"
-    return RequestId(shown, f"{shown}:{next(_counter):x}", trace)
+    names = [shown, *([trace] if trace not in ("", shown) else []), f"{next(_counter):x}"]
+    return RequestId(shown, ":".join(names), trace)
 
 
 def _trace_id(header: str) -> str:

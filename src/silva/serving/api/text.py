@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -87,8 +88,9 @@ class TextThreads:
         return work() if characters <= INLINE_CHARACTERS else await self.beside(work)
 
     async def beside(self, work: Callable[[], Result]) -> Result:
-        """`work()`, which may take long whatever it is about."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        """`work()`, which may take long whatever it is about. It logs under the request's id."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
