@@ -104,7 +104,7 @@ class Front:
         self.hub.end("the server stopped before the answer was complete")
         await asyncio.sleep(0)
         for name in self._identities:
-            self._send(name, Stop(drain=False))
+            self._send(name, Stop())
         await self._supervisor.stop(within_s=3.0)
         for chore in self._chores:
             chore.cancel()
@@ -305,7 +305,7 @@ class Front:
 
     async def _stop_when_drained(self, name: str) -> None:
         await self.hub.drained(name, within_s=self.config.grace_s)
-        self._send(name, Stop(drain=True))
+        self._send(name, Stop())
         await asyncio.sleep(LEAVE_S)
         self._supervisor.kill(name)
 

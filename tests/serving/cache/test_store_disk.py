@@ -28,6 +28,22 @@ def test_what_left_ram_is_read_from_disk(stores: Stores, peer: Peer) -> None:
     assert peer.put(store, [3], SIZE) == ["known"]
 
 
+def test_blocks_of_either_tier_are_counted_once(stores: Stores, peer: Peer) -> None:
+    store = stores(ram=8, disk=8)
+    peer.put(store, [1, 2], SIZE)
+    assert store.flush(30)
+    assert store.stats().blocks == 2
+    store.close()
+    # a quota that the least charge of the disk exceeds: these stay in RAM alone
+    again = stores(ram=8, disk=8, quotas={"small": 2 * SIZE})
+    assert peer.put(again, [3, 4], SIZE, "small") == ["stored"] * 2
+    wait_until(lambda: not again.stats().unwritten)
+    stats = again.stats()
+    assert (stats.ram_blocks, stats.disk_blocks, stats.blocks) == (2, 2, 4)
+    assert peer.found(again, [1], SIZE) == [1]
+    assert again.stats().blocks == 4
+
+
 def test_it_survives_a_restart(stores: Stores, peer: Peer) -> None:
     store = stores(ram=4, disk=8)
     peer.put(store, range(4), SIZE)

@@ -42,14 +42,14 @@ def test_front_and_peer_speak_in_order(tmp_path: Path) -> None:
         for number in range(500):
             centre.send("p-1/x", Cancel("r", number))
         centre.send("nobody", Members(()))
-        centre.send("p-1/x", Stop(drain=False))
+        centre.send("p-1/x", Stop())
         while len(heard) < 2:
             await asyncio.sleep(0.01)
         thread.join()
         await centre.close()
 
     asyncio.run(asyncio.wait_for(front(), 20))
-    assert got == [*(Cancel("r", n) for n in range(500)), Stop(drain=False)]
+    assert got == [*(Cancel("r", n) for n in range(500)), Stop()]
     assert [who for who, _ in heard] == ["p-1/x"] * 2
 
 

@@ -115,6 +115,11 @@ class DiskTier:
         with self._lock:
             return block in self._policy
 
+    def count_held(self, blocks: Iterable[BlockId]) -> int:
+        """How many of these are here."""
+        with self._lock:
+            return sum(block in self._policy for block in blocks)
+
     def touch(self, block: BlockId) -> None:
         """The block was used, from whatever tier."""
         with self._lock:

@@ -48,6 +48,10 @@ class RamTier:
     def __len__(self) -> int:
         return len(self._slots)
 
+    def held(self) -> tuple[BlockId, ...]:
+        """All blocks that have a place, ready or not."""
+        return tuple(self._slots)
+
     def get(self, block: BlockId) -> Slot | None:
         """A block's place, ready or not; this is no use of it."""
         return self._slots.get(block)

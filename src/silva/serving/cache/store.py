@@ -63,6 +63,8 @@ class StoreStats:
     failed: int = 0
     healed: int = 0
     """Blocks in RAM that were found changed, and dropped."""
+    blocks: int = 0
+    """Those of both tiers, each counted once."""
     ram_bytes: int = 0
     ram_blocks: int = 0
     ram_evictions: int = 0
@@ -209,8 +211,10 @@ class BlockStore:
     def stats(self) -> StoreStats:
         """Counts and contents at this moment."""
         with self._changed:
+            in_ram = self._ram.held()
             stats = StoreStats(
                 **vars(self._counts),
+                blocks=len(in_ram),
                 ram_bytes=self._ram.used_bytes,
                 ram_blocks=len(self._ram),
                 ram_evictions=self._ram.evictions,
@@ -221,10 +225,12 @@ class BlockStore:
         disk = self._disk
         if disk is None:
             return stats
+        on_disk = len(disk)
         return replace(
             stats,
+            blocks=len(in_ram) + on_disk - disk.count_held(in_ram),
             disk_bytes=disk.used_bytes,
-            disk_blocks=len(disk),
+            disk_blocks=on_disk,
             disk_evictions=disk.counts.evictions,
             corrupt=disk.counts.corrupt,
             write_errors=disk.counts.write_errors,

@@ -139,7 +139,7 @@ class CachePeer:
     def _counters(self) -> dict[str, float]:
         stats, kv = self._store.stats(), self._start.config.kv
         return {
-            "objects": max(stats.ram_blocks, stats.disk_blocks),
+            "objects": stats.blocks,
             "ram_bytes": stats.ram_bytes,
             "ram_limit_bytes": kv.cache_ram_bytes,
             "disk_bytes": stats.disk_bytes,

@@ -155,9 +155,7 @@ class Hello(Message, frozen=True):
 
 
 class Stop(Message, frozen=True):
-    """front -> peer: finish what runs if `drain`, then leave."""
-
-    drain: bool
+    """front -> peer: leave now. Where something is to be finished first the front waits for it."""
 
 
 class Lookup(Message, frozen=True):
