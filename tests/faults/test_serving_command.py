@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -27,7 +28,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(model: Path) -> Iterator[Command]:
-    command = Command(model)
+    # none is taken for silent on a busy machine: a retry has another cause
+    command = Command(model, ("serve.silence_s=100",))
     yield command
     command.close()
 
@@ -64,11 +66,19 @@ def test_a_signal_under_load_loses_nothing(command: Command, sig: signal.Signals
         streams = [threads.submit(listen, command.url, body(p), begun) for p in PROMPTS]
         begun.wait(120)
         command.traces.note()
+        before, statuses = command.traces.alive(), [command.status()]
         os.killpg(command.process.pid, sig)  # to all, as Ctrl-C does
+        while not all(stream.done() for stream in streams):
+            assert command.traces.alive() <= before  # nobody is replaced
+            with contextlib.suppress(httpx.HTTPError):  # once it has ended
+                statuses.append(command.status())
         assert [stream.result() for stream in streams] == calm
     assert all(len(tokens) == TOKENS for tokens in calm)
     assert command.process.wait(60) == 0
     assert command.left() == []
+    assert {status["counters"]["retries"] for status in statuses} == {0}
+    peers = {(p["name"], p["pid"]) for status in statuses for p in status["peers"]}
+    assert peers == {(p["name"], p["pid"]) for p in statuses[0]["peers"]}
 
 
 def test_who_leaves_is_counted_and_gives_the_blocks_back(command: Command) -> None:

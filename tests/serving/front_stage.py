@@ -27,6 +27,7 @@ class Processes:
         make_start: Any,
         started: Callable[[str, str, Role], None],
         ended: Callable[[str, str], None],
+        start_s: float,
     ) -> None:
         self._started, self._ended = started, ended
         self.wanted: list[tuple[str, Role]] = []

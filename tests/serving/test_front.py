@@ -154,6 +154,55 @@ def test_no_role_gets_more_than_the_limit_by_switching(monkeypatch: pytest.Monke
     play(monkeypatch, scene)
 
 
+def test_a_peer_that_no_process_can_be_had_for_is_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The supervisor tries again later; the hub does not know it until then."""
+
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        s.processes.left("decode-2")
+        await refused(s.front.drain("decode-1"), "no decode peer but decode-1 serves")
+        with pytest.raises(UnknownPeerError):
+            await s.front.drain("decode-2")
+        await s.front.scale({"decode": 1})
+        assert s.processes.names("decode") == ["decode-1"]
+
+    play(monkeypatch, scene)
+
+
+def test_nobody_is_waited_for_where_no_process_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        for name in ("decode-1", "decode-2"):
+            s.processes.left(name)
+        with pytest.raises(UnavailableError, match="no prefill or no decode peer is left"):
+            await s.ask("a")
+
+    play(monkeypatch, scene)
+
+
+def test_a_defect_does_not_end_the_care_for_the_peers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("silva.serving.front.TICK_S", 0.0)
+
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        ticks: list[None] = []
+
+        def broken() -> None:
+            ticks.append(None)
+            raise KeyError("decode-9")
+
+        monkeypatch.setattr(s.front.hub, "tick", broken)
+        while len(ticks) < 3:
+            await asyncio.sleep(0)
+
+    play(monkeypatch, scene)
+    assert "while looking after the peers" in caplog.text
+
+
 def test_scaling_down_takes_those_that_do_not_serve_then_the_youngest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

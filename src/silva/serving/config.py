@@ -88,3 +88,9 @@ class ServeConfig:
     stuck_s: float = setting(
         120.0, help="seconds of one step after which a peer is ended", low=1.0, high=86400.0
     )
+    start_s: float = setting(
+        300.0,
+        help="seconds after which a new process that does not serve is ended",
+        low=1.0,
+        high=86400.0,
+    )

@@ -77,7 +77,9 @@ class Front:
             suspect_after_s=config.silence_s,
         )
         self.hub = Hub(settings, self._send, time.monotonic)
-        self._supervisor = Supervisor(self._start_of, self._started, self._ended)
+        self._supervisor = Supervisor(
+            self._start_of, self._started, self._ended, start_s=config.start_s
+        )
         self._roles = RoleWatch(self.hub, config.roles, time.monotonic)
         self._chores: set[asyncio.Task[None]] = set()
 
@@ -122,7 +124,11 @@ class Front:
     async def _ticking(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            await self._tick()
+            try:
+                await self._tick()
+            except Exception:
+                # Without it nobody would be found silent, and leases would run out.
+                log.exception("while looking after the peers")
 
     async def _tick(self) -> None:
         self.hub.tick()
@@ -242,7 +248,7 @@ class Front:
                 raise ChangeRefusedError(f"{count} {role} peers", remedy=remedy)
         for role, count in wanted.items():
             present = self._supervisor.names(role)
-            present.sort(key=lambda name: not self.hub.peers[name].usable)
+            present.sort(key=lambda name: not self._usable(name))
             for _ in range(count - len(present)):
                 self._supervisor.add(role)
             for extra in present[count:]:
@@ -284,7 +290,7 @@ class Front:
         if not others:
             remedy = f"add another first: `silva scale {known.role}=2`"
             raise ChangeRefusedError(f"{peer} is the last {known.role} peer", remedy=remedy)
-        if known.usable and not any(self.hub.peers[name].usable for name in others):
+        if known.usable and not any(map(self._usable, others)):
             remedy = "wait until `silva status` calls another one ready"
             raise ChangeRefusedError(f"no {known.role} peer but {peer} serves", remedy=remedy)
 
@@ -294,9 +300,17 @@ class Front:
             raise UnknownPeerError(f"no peer {peer[:64]!r}")
         return known
 
+    def _usable(self, name: str) -> bool:
+        """Not while no process can be had for it, for instance: the hub does not know it then."""
+        peer = self.hub.peers.get(name)
+        return peer is not None and peer.usable
+
     def _retire(self, name: str) -> None:
-        starting = self.hub.peers[name].state == "starting"
         self._supervisor.let_go(name)
+        peer = self.hub.peers.get(name)
+        if peer is None:
+            return
+        starting = peer.state == "starting"
         self.hub.drain(name)
         if starting:  # it has nothing, and hears nothing yet
             self._supervisor.kill(name)

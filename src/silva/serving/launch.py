@@ -104,7 +104,7 @@ def launch(
 def _load_text(config: LaunchConfig, model: Path) -> LanguageText:
     """The text, which has a process of its own; the peers' imports go on beside it from here on."""
     if not config.serve.colocated:
-        from silva.serving.supervisor import preload
+        from silva.serving.forked import preload
 
         preload()
     return load_text(model)

@@ -8,55 +8,58 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
-import multiprocessing.forkserver
 import secrets
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
 
+from silva.serving.forked import Forked
 from silva.serving.peers.start import PeerStart, run
 from silva.serving.wire.messages import Role
 
 log = logging.getLogger("silva.supervisor")
 
-PRELOAD = "silva.serving.peers.preload"
-
 MOST_DEATHS = 5
-"""A peer that dies so often in a row before it could serve is not started again: it would die again."""
+"""A peer that dies so often in a row before it could serve is not started again: it would die again.
+Nor is one that never served and that no process could be had for so often in a row.
+"""
 
-
-def preload() -> None:
-    """Start the process that peers are forked from, which imports what they need meanwhile.
-
-    For who has more to do before the first peer. It ends with this process.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOAD])
-    multiprocessing.forkserver.ensure_running()
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+"""Before it is tried again to have a process: doubled from time to time, as the machine is short of
+something.
+"""
 
 
 @dataclass
 class _Child:
-    start: PeerStart
-    process: ForkServerProcess
-    last_words: Connection
-    """From it: why it cannot start."""
+    """A peer by its name, through all the processes that it has had."""
+
+    name: str
+    role: Role
+    process: Forked | None = None
+    """The one that runs now."""
     deaths: int = 0
-    """Deaths in a row before it could serve, those of its predecessors of the same name."""
-    wanted: bool = True
+    """Deaths in a row before it could serve."""
+    failures: int = 0
+    """How often in a row no process could be had."""
     served: bool = False
-    """Whether it, or a predecessor of the same name, could serve: then its settings are right."""
+    """Whether it could serve once: then its settings are right."""
+    doomed: bool = False
+    """The process that is just being forked is to be ended."""
+    unwanted: asyncio.Event = field(default_factory=asyncio.Event)
+    late: asyncio.TimerHandle | None = None
+    """Ends a process that does not come so far that it can serve."""
 
 
 class Supervisor:
-    """All peer processes of one server, on one event loop.
+    """All peer processes of one server, on one event loop, which never waits for a fork.
 
     `started(name, identity, role)` is called before a process starts, `ended(name, why)` after it
-    has ended: where `why` is not empty it cannot start, for that reason, and is not tried again.
+    has ended, or could not be had: where `why` is not empty the peer cannot start, for that reason,
+    and is not tried again. A process that does not serve within `start_s` seconds counts as dead.
     """
 
     def __init__(
@@ -64,105 +67,149 @@ class Supervisor:
         make_start: Callable[[str, Role, str], PeerStart],
         started: Callable[[str, str, Role], None],
         ended: Callable[[str, str], None],
+        start_s: float,
     ) -> None:
         self._make_start, self._started, self._ended = make_start, started, ended
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([PRELOAD])
+        self._start_s = start_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="forks")
         self._children: dict[str, _Child] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._numbers: dict[Role, int] = {}
 
     def add(self, role: Role) -> str:
         """Start one more peer of a role; its name."""
         number = self._numbers.get(role, 0) + 1
         self._numbers[role] = number
-        name = f"{role}-{number}"
-        self._spawn(name, role, deaths=0)
-        return name
+        child = _Child(f"{role}-{number}", role)
+        self._children[child.name] = child
+        task = asyncio.get_running_loop().create_task(self._keep(child, self._expect(child)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return child.name
 
     def serves(self, name: str) -> None:
         """The peer has come so far that it can take requests."""
-        if name in self._children:
-            self._children[name].deaths = 0
-            self._children[name].served = True
+        child = self._children.get(name)
+        if child is not None:
+            child.deaths, child.served = 0, True
+            if child.late is not None:
+                child.late.cancel()
 
-    def _spawn(self, name: str, role: Role, deaths: int, served: bool = False) -> None:
-        identity = f"{name}/{secrets.token_hex(8)}"
-        start = self._make_start(name, role, identity)
-        self._started(name, identity, role)
-        hears, says = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=run, args=(start, says), name=name, daemon=True)
-        process.start()
-        says.close()
-        self._children[name] = _Child(start, process, hears, deaths=deaths, served=served)
-        asyncio.get_running_loop().add_reader(process.sentinel, self._over, name, process)
+    def _expect(self, child: _Child) -> PeerStart:
+        identity = f"{child.name}/{secrets.token_hex(8)}"
+        start = self._make_start(child.name, child.role, identity)
+        self._started(child.name, identity, child.role)
+        return start
 
-    def _over(self, name: str, process: ForkServerProcess) -> None:
-        asyncio.get_running_loop().remove_reader(process.sentinel)
-        process.join()
-        child = self._children.pop(name)
-        code = process.exitcode
-        process.close()
-        why = _last_words(child.last_words)
-        if not child.wanted:
-            log.info("%s has left", name)
-            self._ended(name, "")
-            return
-        deaths = child.deaths + 1
-        if why and child.served and deaths < MOST_DEATHS:
+    async def _keep(self, child: _Child, start: PeerStart) -> None:
+        """Have a process for a peer, again and again, until it is not wanted or cannot start."""
+        try:
+            while True:
+                try:
+                    why, pause_s = self._dead(child, *await self._live(child, start)), 0.0
+                except (OSError, EOFError) as error:
+                    why, pause_s = self._unborn(child, error)
+                self._ended(child.name, why)
+                with suppress(TimeoutError):
+                    if pause_s:
+                        await asyncio.wait_for(child.unwanted.wait(), pause_s)
+                if why or child.unwanted.is_set():
+                    return
+                start = self._expect(child)
+        finally:
+            del self._children[child.name]
+
+    async def _live(self, child: _Child, start: PeerStart) -> tuple[int | None, str]:
+        """One process from its fork to its end: exit code and last words. OSError, EOFError."""
+        loop = asyncio.get_running_loop()
+        child.doomed = False
+        child.process = process = await loop.run_in_executor(self._thread, Forked, run, start)
+        child.failures = 0
+        if child.doomed:
+            process.kill()
+        child.late = loop.call_later(self._start_s, self._too_late, child.name, process)
+        try:
+            await process.ended()
+        finally:
+            child.late.cancel()
+            child.process = None
+        return await loop.run_in_executor(self._thread, process.how)
+
+    def _too_late(self, name: str, process: Forked) -> None:
+        log.error("%s is ended: it could not serve within %.0f s", name, self._start_s)
+        process.kill()
+
+    def _dead(self, child: _Child, code: int | None, said: str) -> str:
+        """Why a peer whose process has ended cannot start; empty: it is to be replaced, or has left."""
+        if child.unwanted.is_set():
+            log.info("%s has left", child.name)
+            return ""
+        child.deaths += 1
+        why = said
+        if why and child.served and child.deaths < MOST_DEATHS:
             # What is missing may come back: memory that others still map, a disk of the network.
-            log.warning("%s cannot start: %s", name, why)
+            log.warning("%s cannot start: %s", child.name, why)
             why = ""
-        if not why and deaths >= MOST_DEATHS:
-            why = f"it has ended {deaths} times before it could serve ({_why(code)})"
+        if not why and child.deaths >= MOST_DEATHS:
+            why = f"it has ended {child.deaths} times before it could serve ({_how(code)})"
         if not why:
-            log.warning("%s ended (%s)", name, _why(code))
-        self._ended(name, why)
-        if not why:
-            self._spawn(name, child.start.role, deaths, child.served)
+            log.warning("%s ended (%s)", child.name, _how(code))
+        return why
+
+    def _unborn(self, child: _Child, error: OSError | EOFError) -> tuple[str, float]:
+        """Why a peer without a process cannot start; else in how many seconds it is tried again."""
+        if child.unwanted.is_set():
+            return "", 0.0
+        child.failures += 1
+        # EOFError: the process to fork from has died of it
+        what = error.strerror or str(error) if isinstance(error, OSError) else "the fork failed"
+        if not child.served and child.failures >= MOST_DEATHS:
+            return f"no process can be had for it ({what})", 0.0
+        pause_s = min(FIRST_PAUSE_S * 2 ** (child.failures - 1), LONGEST_PAUSE_S)
+        log.warning(
+            "no process can be had for %s (%s), next try in %.0f s", child.name, what, pause_s
+        )
+        return "", pause_s
 
     def let_go(self, name: str) -> None:
         """When this peer ends, it is not to be replaced."""
-        self._children[name].wanted = False
+        self._children[name].unwanted.set()
 
     def kill(self, name: str) -> None:
         """End a peer at once, if it has not ended."""
-        if name in self._children:
-            self._children[name].process.kill()
+        child = self._children.get(name)
+        if child is not None and child.process is not None:
+            child.process.kill()
+        elif child is not None:
+            child.doomed = True
 
     def names(self, role: Role) -> list[str]:
-        """Peers of a role that are wanted, oldest first."""
-        wanted = (n for n, c in self._children.items() if c.wanted and c.start.role == role)
+        """Peers of a role that are wanted, oldest first; those too that have no process just now."""
+        wanted = (
+            child.name
+            for child in self._children.values()
+            if child.role == role and not child.unwanted.is_set()
+        )
         return sorted(wanted, key=lambda name: int(name.rsplit("-", 1)[1]))
-
-    def pid(self, name: str) -> int:
-        return self._children[name].process.pid or 0
 
     async def stop(self, within_s: float) -> None:
         """Wait for all to leave (they were told to); after `within_s` end them."""
-        for child in self._children.values():
-            child.wanted = False
+        for name in self._children:
+            self.let_go(name)
         end = time.monotonic() + within_s
         while self._children and time.monotonic() < end:
             await asyncio.sleep(0.02)
-        for child in self._children.values():
-            child.process.kill()
+        for name in self._children:
+            self.kill(name)
         while self._children:
             await asyncio.sleep(0.02)
+        self._thread.shutdown(wait=False)
 
 
-def _last_words(connection: Connection) -> str:
-    """What a process that has ended said of it; empty when it said nothing."""
-    with connection:
-        try:
-            return str(connection.recv())
-        except (EOFError, OSError):
-            return ""
-
-
-def _why(code: int | None) -> str:
+def _how(code: int | None) -> str:
     if code is not None and code < 0:
         try:
             return signal.Signals(-code).name
         except ValueError:
             pass
-    return f"exit code {code}"
+    return "exit code unknown" if code is None else f"exit code {code}"

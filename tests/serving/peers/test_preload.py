@@ -45,7 +45,7 @@ def test_the_front_begins_without_torch(module: str) -> None:
 
 PRELOADS = """
 import psutil
-from silva.serving.supervisor import preload
+from silva.serving.forked import preload
 preload()
 preload()
 lines = [" ".join(c.cmdline()) for c in psutil.Process().children()]

@@ -1,0 +1,67 @@
+"""The process that peers are forked from dies under load: peers go on, and are still replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import psutil
+from serving_world import (
+    all_ready,
+    answer,
+    answers,
+    kill,
+    prompts,
+    request_of,
+    run,
+    save_model,
+    server,
+    settings,
+    settled,
+)
+
+from silva.serving.front import Front
+
+PROMPTS = prompts(6)
+TOKENS = 150
+
+
+def fork_server() -> psutil.Process:
+    """The one of this process."""
+    children = psutil.Process().children()
+    (found,) = (c for c in children if "forkserver" in " ".join(c.cmdline()))
+    return found
+
+
+def pids(front: Front) -> dict[str, int]:
+    return {peer.name: peer.pid for peer in front.status().peers}
+
+
+def test_nothing_is_lost_with_it(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+
+    async def scene() -> None:
+        async with server(settings(tmp_path / "kv"), model) as front:
+            calm = await answers(front, PROMPTS, TOKENS)
+            before = pids(front)
+            asked = [
+                asyncio.create_task(answer(front, request_of(f"a{n}", prompt, TOKENS)))
+                for n, prompt in enumerate(PROMPTS)
+            ]
+            while front.status().counters["tokens"] < len(PROMPTS) * (TOKENS + 1):
+                await asyncio.sleep(0.01)
+            fork_server().send_signal(signal.SIGTERM)
+            fork_server().kill()
+            assert await asyncio.gather(*asked) == calm
+            assert pids(front) == before
+            assert front.status().counters["retries"] == 0
+            for role in ("decode", "cache"):
+                await kill(front, role)  # the next fork starts another server process
+            assert await answers(front, PROMPTS, TOKENS) == calm
+            await all_ready(front)
+            await settled(front)
+            assert pids(front)["prefill-1"] == before["prefill-1"]
+            assert all(pids(front)[name] != before[name] for name in ("decode-1", "cache-1"))
+
+    run(scene())
