@@ -129,9 +129,13 @@ class Stage:
 def play(
     monkeypatch: pytest.MonkeyPatch,
     scene: Callable[[Stage], Coroutine[None, None, None]],
+    room_bytes: int = 1 << 50,
     **settings: Any,
 ) -> None:
-    """Run a scene on an open front: two prefill and two decode peers unless told otherwise."""
+    """Run a scene on an open front: two prefill and two decode peers unless told otherwise, on a
+    machine that always has so much memory left.
+    """
+    monkeypatch.setattr(fronts, "available_bytes", lambda: room_bytes)
     monkeypatch.setattr(fronts, "Supervisor", Processes)
     monkeypatch.setattr(fronts, "Centre", Wire)
     config = build(ServeConfig, {"pools": {"prefill": 2, "decode": 2}, **settings}, "test")

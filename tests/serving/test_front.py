@@ -154,6 +154,35 @@ def test_no_role_gets_more_than_the_limit_by_switching(monkeypatch: pytest.Monke
     play(monkeypatch, scene)
 
 
+def test_memory_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        before = s.states()
+        await refused(
+            s.front.scale({"prefill": 3, "cache": 2}), r"take 7\.00 GiB, 6\.50 GiB can be"
+        )
+        assert s.states() == before
+        await s.front.switch("decode-1", "prefill")
+        # who leaves has its memory until then
+        await refused(s.front.scale({"cache": 2}), "5 computing peers and .* 2 cache peers")
+        s.hello("prefill-3")
+        await refused(s.front.switch("prefill-3", "decode"), "6 computing peers")
+        s.processes.left("decode-1")
+        await s.front.scale({"prefill": 2, "cache": 2})
+        await s.front.scale({"cache": 1})
+
+    play(monkeypatch, scene, room_bytes=13 << 29)
+
+
+def test_what_others_took_meanwhile_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        monkeypatch.setattr("silva.serving.front.available_bytes", lambda: 1 << 29)
+        await refused(s.front.scale({"decode": 3}), r"take 1\.00 GiB, 0\.50 GiB can be had")
+
+    play(monkeypatch, scene)
+
+
 def test_a_peer_that_no_process_can_be_had_for_is_no_obstacle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,13 +9,14 @@ import os
 import secrets
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
 from silva.control.request import Output, Request
-from silva.errors import ServingError, SilvaError
+from silva.errors import ConfigError, ServingError, SilvaError
 from silva.serving.backend import (
     ChangeRefusedError,
     ModelCard,
@@ -30,6 +31,7 @@ from silva.serving.hub.peer import Peer
 from silva.serving.hub.roles import RoleWatch
 from silva.serving.hub.settings import HubSettings
 from silva.serving.hub.watch import stuck
+from silva.serving.memory import available_bytes, check_memory
 from silva.serving.overview import overview
 from silva.serving.peers.start import PeerStart
 from silva.serving.supervisor import Supervisor
@@ -66,6 +68,8 @@ class Front:
         self._fail, self._closing = fail, False
         self._first: set[str] = set()
         """Peers of the configuration that have not served yet."""
+        self._room_bytes = available_bytes()
+        """What all peers together can take: as it is before the first of them."""
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._centre: Centre | None = None
         self._token = secrets.token_bytes(32)
@@ -246,6 +250,8 @@ class Front:
             if not least <= count <= MOST_PEERS:
                 remedy = f"{least} to {MOST_PEERS} are possible"
                 raise ChangeRefusedError(f"{count} {role} peers", remedy=remedy)
+        more = {r: max(0, n - len(self._supervisor.names(r))) for r, n in wanted.items()}
+        self._check_memory(more)
         for role, count in wanted.items():
             present = self._supervisor.names(role)
             present.sort(key=lambda name: not self._usable(name))
@@ -271,12 +277,29 @@ class Front:
         if len(self._supervisor.names(new)) >= MOST_PEERS:
             remedy = f"{MOST_PEERS} are possible; drain one of them first"
             raise ChangeRefusedError(f"no more {new} peers", remedy=remedy)
+        self._check_memory({new: 1})
         self._retire(peer)
         self._supervisor.add(new)
 
     def _check_open(self) -> None:
         if self._closing:
             raise UnavailableError("the server is stopping", remedy="start another")
+
+    def _check_memory(self, more: Mapping[Role, int]) -> None:
+        """Raises ChangeRefusedError where the memory of so many more peers is not there. One that
+        leaves has its own until it has left.
+        """
+        new, present = Counter(more), Counter(peer.role for peer in self.hub.peers.values())
+        if not new.total():
+            return
+        try:
+            for counts, room in ((new, available_bytes()), (new + present, self._room_bytes)):
+                cache = counts["cache"]
+                computing = counts.total() - cache
+                check_memory(self.config.kv, computing=computing, cache=cache, room_bytes=room)
+        except ConfigError as error:
+            remedy = "ask for fewer peers, or serve with a smaller --kv or --cache-ram"
+            raise ChangeRefusedError(error.what, remedy=remedy) from error
 
     def _check_leaves(self, peer: str) -> None:
         """Raises UnknownPeerError, and ChangeRefusedError where nobody would serve without it."""

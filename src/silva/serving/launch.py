@@ -19,6 +19,7 @@ from silva.serving.api.settings import ApiSettings
 from silva.serving.backend import ModelCard
 from silva.serving.config import ServeConfig
 from silva.serving.kv_folder import with_folder
+from silva.serving.memory import check_start
 from silva.serving.process_name import show_as
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def launch(
     if config.serve.colocated and config.serve.roles.auto:
         what = "one engine with both roles has no peers to move"
         raise ConfigError(what, where="serve.roles.auto", remedy="leave it or --colocated out")
+    check_start(config.serve)
     keys = [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
     admin_keys = _parsed(http.admin_keys, "--admin-key")
     ring, admins = KeyRing(keys), KeyRing(admin_keys)
