@@ -14,7 +14,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "errors",
-        "assets config",
+        "assets config amounts",
         "transfer kernels",
         "adapters quantization",
         "models data control",

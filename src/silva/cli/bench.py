@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silva.cli.amounts import parse_seconds
+from silva.amounts import parse_seconds
 from silva.cli.assignment import assignment
 from silva.errors import ConfigError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silva.cli.amounts import parse_bytes
+from silva.amounts import parse_bytes
 from silva.cli.model_progress import model_progress
 
 if TYPE_CHECKING:

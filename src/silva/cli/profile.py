@@ -65,7 +65,7 @@ def profile(
 
 def point_seconds(text: str | None) -> float | None:
     """ "2s" of --point-time."""
-    from silva.cli.amounts import parse_seconds
+    from silva.amounts import parse_seconds
 
     return None if text is None else parse_seconds(text, "--point-time")
 

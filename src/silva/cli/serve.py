@@ -76,7 +76,7 @@ def _serve(
     verbose: Verbose = False,
 ) -> None:
     """Serve a model: OpenAI's API, prefill, decode and cache in processes of their own."""
-    from silva.cli.amounts import parse_bytes, parse_seconds
+    from silva.amounts import parse_bytes, parse_seconds
 
     flags = {
         "model": model,

@@ -122,7 +122,7 @@ def _published(sheet: str, as_json: bool) -> bool:
 
 def _here(values: dict[str, Any]) -> bool:
     """Serve, simulate, compare; whether the bars hold."""
-    from silva.cli.amounts import parse_seconds
+    from silva.amounts import parse_seconds
     from silva.cli.profile import check_writable, point_seconds, served, shown
     from silva.config import build, overlay
     from silva.reality import compare

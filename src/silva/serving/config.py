@@ -35,6 +35,9 @@ class KvConfig:
     namespace_share: float = setting(
         1.0, help="most of a cache tier that one API key may fill", low=0.01, high=1.0
     )
+    quotas: tuple[str, ...] = setting(
+        (), help="the same for single API keys, as NAME=512MiB", empty=True
+    )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from silva.serving.config import ServeConfig
 from silva.serving.kv_folder import with_folder
 from silva.serving.memory import check_start
 from silva.serving.process_name import show_as
+from silva.serving.quotas import with_quotas
 
 if TYPE_CHECKING:
     from silva.models.language import LanguageConfig
@@ -72,11 +73,12 @@ def launch(
     keys = [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
     admin_keys = _parsed(http.admin_keys, "--admin-key")
     ring, admins = KeyRing(keys), KeyRing(admin_keys)
+    kept = with_quotas(config.serve.kv, keys)
     with (
         listen(http.host, http.port) as sock,
         model as folder,
         closing(_load_text(config, folder)) as text,
-        with_folder(config.serve.kv, http.port) as kv,
+        with_folder(kept, http.port) as kv,
     ):
         failures: list[SilvaError] = []
         over = asyncio.Event()

@@ -120,10 +120,13 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     digest = hashlib.sha256(BOB.encode()).hexdigest()
     path.write_text(f'[alice]\nkey = "{ALICE}"\n[bob]\nsha256 = "{digest}"\nmodel = "{CLIENT}"\n')
+    with path.open("a") as file:
+        file.write('cache = "512MiB"\n')
     ring = KeyRing(read_keys(path))
     alice, bob = ring.find(ALICE), ring.find(BOB)
     assert alice is not None and (alice.name, alice.model) == ("alice", "")
     assert bob is not None and (bob.name, bob.model) == ("bob", CLIENT)
+    assert (alice.cache_bytes, bob.cache_bytes) == (None, 512 << 20)
     assert ring.find("") is None
 
 
@@ -137,6 +140,8 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
         "[alice]\nkey = 12345678",
         '[alice]\nkey = "long-enough"\nmodle = "x"',
         "[alice]",
+        '[alice]\nkey = "long-enough"\ncache = "much"',
+        '[alice]\nkey = "long-enough"\ncache = 512',
         '[alice]\nkey = "long-enough"\nsha256 = "00"',
         '[alice]\nsha256 = "00"',
         '["../alice"]\nkey = "long-enough"',

@@ -5,6 +5,7 @@ A keys file is TOML, one table a key:
     [alice]
     key = "sk-..."                  # or sha256 = "64 hexadecimal digits", so that no secret lies here
     model = "smollm2@c-17"          # optional: opens this model only
+    cache = "512MiB"                # optional: most of each tier of a cache peer that it may fill
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from silva.amounts import parse_bytes
 from silva.config import read_toml
 from silva.errors import ConfigError
 
@@ -34,6 +36,8 @@ class ApiKey:
     """SHA-256 of the secret, hexadecimal."""
     model: str = ""
     """The only model that it opens; empty: all."""
+    cache_bytes: int | None = None
+    """Most of each tier of a cache peer that its blocks may fill; None: what others may."""
 
     @property
     def namespace(self) -> str:
@@ -90,18 +94,20 @@ def _from_table(name: str, table: Any, path: Path | str) -> ApiKey:
     where = f"{path}: {_checked_name(name, path)}"
     if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
         raise ConfigError("is not a table of texts", where=where, remedy='write key = "..."')
-    unknown = sorted(set(table) - {"key", "sha256", "model"})
+    unknown = sorted(set(table) - {"key", "sha256", "model", "cache"})
     if unknown:
         what = f"unknown field {unknown[0][:60]!r}"
-        raise ConfigError(what, where=where, remedy="known: key, sha256, model")
+        raise ConfigError(what, where=where, remedy="known: key, sha256, model, cache")
     if ("key" in table) == ("sha256" in table):
         raise ConfigError("needs either key or sha256", where=where)
+    model = table.get("model", "")
+    cache = parse_bytes(table["cache"], f"{where}: cache") if "cache" in table else None
     if "key" in table:
-        return ApiKey(name, _digest_of(table["key"], where), table.get("model", ""))
+        return ApiKey(name, _digest_of(table["key"], where), model, cache)
     if not _DIGEST.fullmatch(table["sha256"]):
         remedy = "write the 64 hexadecimal digits of the key's SHA-256"
         raise ConfigError("sha256 is not a digest", where=where, remedy=remedy)
-    return ApiKey(name, table["sha256"], table.get("model", ""))
+    return ApiKey(name, table["sha256"], model, cache)
 
 
 def _checked_name(name: str, where: object) -> str:

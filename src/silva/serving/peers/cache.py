@@ -16,6 +16,7 @@ from pathlib import Path
 
 from silva.serving.cache import BlockStore, StoreConfig
 from silva.serving.peers.start import PeerStart
+from silva.serving.quotas import parse_quotas
 from silva.serving.wire.messages import (
     AnyMessage,
     Forget,
@@ -55,6 +56,7 @@ class CachePeer:
                 disk_bytes=kv.cache_disk_bytes,
                 folder=folder,
                 namespace_share=kv.namespace_share,
+                quotas=parse_quotas(kv.quotas),
             ),
             self._transfer,
         )

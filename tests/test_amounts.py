@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silva.cli.amounts import parse_bytes, parse_seconds
+from silva.amounts import parse_bytes, parse_seconds
 from silva.errors import ConfigError
 
 
