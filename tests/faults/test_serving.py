@@ -76,11 +76,13 @@ def test_every_role_is_killed_again_and_again_and_nothing_is_lost(
     run(scene())
 
 
+@pytest.mark.parametrize("transfer", ["shm", "tcp"])
 def test_a_stopped_peer_is_not_waited_for_and_its_late_words_are_refused(
-    model: Path, tmp_path: Path
+    model: Path, tmp_path: Path, transfer: str
 ) -> None:
     async def scene() -> None:
-        config = with_pools(settings(tmp_path / "kv"), decode=2, prefill=2, cache=2)
+        plain = settings(tmp_path / "kv", transfer=transfer)
+        config = with_pools(plain, decode=2, prefill=2, cache=2)
         async with server(config, model) as front:
             calm = await answers(front, PROMPTS[:8], tokens=100)
             deliver, late = front.hub.receive, []

@@ -1,7 +1,8 @@
 """A cache peer: keeps blocks by the digest of their content, and lets prefill peers read them.
 
 It answers at a socket of its own, so that lookups do not pass through the front. Work that may wait
-for a disk or for another peer's memory is done by threads; the peer's own thread only speaks.
+for a disk or for another peer's memory is done by threads, lookups and fetches by different ones; the
+peer's own thread only speaks.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import os
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from silva.serving.cache import BlockStore, StoreConfig
+from silva.serving.peers.lanes import Lanes
 from silva.serving.peers.start import PeerStart
 from silva.serving.quotas import parse_quotas
 from silva.serving.wire.messages import (
@@ -39,7 +42,9 @@ log = logging.getLogger("silva.cache")
 _FOLDER = re.compile(r"cache-\d{1,4}")
 
 STATUS_S = 0.5
-THREADS = 2
+LOOKUP_THREADS = 2
+FETCH_THREADS = 4
+"""Each peer that offers blocks has at most one of them at a time: it may have been stopped."""
 
 
 class CachePeer:
@@ -63,7 +68,8 @@ class CachePeer:
         # The identity is new for every process: a question to a former one is not taken for ours.
         self._address = address(start.folder, start.identity.replace("/", "-"))
         self._ray = Ray(address(start.folder, "hub"), start.identity, serves=self._address)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
+        self._fetches = Lanes(FETCH_THREADS, "fetch")
         self._stopping = False
 
     def run(self) -> None:
@@ -78,7 +84,8 @@ class CachePeer:
                 told_s = now
                 self._store.expire(now)
                 self._ray.send(Status(PeerLoad(), self._counters()))
-        self._threads.shutdown(cancel_futures=True)
+        self._lookups.shutdown(cancel_futures=True)
+        self._fetches.close()
         self._store.close()
         self._transfer.close()
         self._ray.close()
@@ -86,9 +93,11 @@ class CachePeer:
     def _take(self, asker: bytes | None, message: AnyMessage) -> None:
         match message:
             case Lookup() if asker is not None:
-                self._work(asker, lambda: self._found(asker, message))
+                found = partial(self._found, asker, message)
+                self._lookups.submit(self._answer, asker, found)
             case Put() if asker is not None:
-                self._work(asker, lambda: self._kept(message))
+                kept = partial(self._kept, message)
+                self._fetches.run(asker, partial(self._answer, asker, kept))
             case Forget() if asker is not None:
                 self._store.release(_holder(asker, message.number), time.monotonic())
             case Members() if asker is None:
@@ -98,20 +107,15 @@ class CachePeer:
             case _:
                 log.error("a message that is not for a cache peer: %s", type(message).__name__)
 
-    def _work(self, asker: bytes, work: Callable[[], Message]) -> None:
-        """Run `work` on a thread and send what it returns."""
-
-        def done(future: Future[Message]) -> None:
-            if future.cancelled():
-                return
-            error = future.exception()
-            if error is not None:
-                # No answer: the one who asked gives up by himself and computes.
-                log.error("a question failed", exc_info=error)
-                return
-            self._ray.call(lambda: self._ray.answer(asker, future.result()))
-
-        self._threads.submit(work).add_done_callback(done)
+    def _answer(self, asker: bytes, work: Callable[[], Message]) -> None:
+        """Do `work` and send what it returns; on a thread."""
+        try:
+            answer = work()
+        except Exception:
+            # No answer: the one who asked gives up by himself and computes.
+            log.exception("a question failed")
+            return
+        self._ray.call(lambda: self._ray.answer(asker, answer))
 
     def _found(self, asker: bytes, question: Lookup) -> Message:
         holder = _holder(asker, question.number)

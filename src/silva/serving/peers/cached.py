@@ -1,11 +1,12 @@
-"""A computing peer's way to the cache peers: one thread that asks, reads and offers.
+"""A computing peer's way to the cache peers: one thread that asks and offers, others that read.
 
     client.look(namespace, keys, then)            then(findings): what the cache has of these
     client.read(pieces, targets, then, findings)  then(right): whether each was read and verified
     client.offer(namespace, blocks, then)         then(): the cache has fetched these, or will not
 
 `then` runs on the peer's own thread (`Ray.call`), which never waits for any of this. A cache peer
-that does not answer in time counts as one that has nothing.
+that does not answer in time counts as one that has nothing. Reads wait for the owner of the memory,
+so each owner has at most one thread at a time: one that was stopped holds up only what it owns.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import zmq
 
 from silva.control.ring import Ring
 from silva.errors import ServingError
+from silva.serving.peers.lanes import Lanes
 from silva.serving.process_name import show_thread_as
 from silva.serving.wire.messages import (
     Forget,
@@ -41,7 +44,9 @@ from silva.transfer import Exposed, Piece, Transfer
 log = logging.getLogger("silva.cached")
 
 THREAD = "transfer"
-"""As what the system shows the thread."""
+"""As what the system shows this thread and those that read."""
+READERS = 8
+"""They sleep unless there is something to read; an owner that was stopped keeps one of them."""
 LOOKUP_S = 1.0
 OFFER_S = 10.0
 """Answers that take longer are not waited for. An offer keeps its blocks pinned so long."""
@@ -69,6 +74,17 @@ class _Question:
     findings: Findings = field(default_factory=Findings)
 
 
+@dataclass(eq=False)
+class _Reading:
+    """One `read`, which may be of several owners at once."""
+
+    right: list[bool]
+    end: Callable[[list[bool]], None]
+    findings: Findings | None
+    open: int
+    """Owners that it is still being read from."""
+
+
 class CacheClient:
     """See the module. `memory` is what the peer exposes; block n begins at n * `block_bytes`."""
 
@@ -78,6 +94,7 @@ class CacheClient:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = False
+        self._readers = Lanes(READERS, THREAD)
         self.members: tuple[Member, ...] = ()
         # All that follows belongs to the client's thread.
         self._ring = Ring()
@@ -85,6 +102,8 @@ class CacheClient:
         self._sockets: dict[str, Any] = {}
         self._number = 0
         self._questions: dict[int, _Question] = {}
+        self._readings: list[_Reading] = []
+        self._settling: list[tuple[list[_Reading], threading.Event]] = []
         self._thread = threading.Thread(target=self._run, daemon=True, name="cached")
         self._thread.start()
 
@@ -126,11 +145,12 @@ class CacheClient:
     def settle(self) -> None:
         """Wait until every read asked for so far is over."""
         over = threading.Event()
-        self._do(over.set)
+        self._do(lambda: self._settle(over))
         over.wait()
 
     def close(self) -> None:
         """Stop; what was asked is not answered any more."""
+        self._readers.close()  # first: they tell this thread what they have read
         self._closing = True
         os.eventfd_write(self._event, 1)
         self._thread.join(timeout=5.0)
@@ -246,12 +266,53 @@ class CacheClient:
         then: Callable[[list[bool]], None],
         findings: Findings | None,
     ) -> None:
-        errors = self._transfer.read_many(pieces, targets)
-        for error in {str(error) for error in errors if error is not None}:
-            log.warning("a block could not be read: %s", error)
-        if findings is not None:
-            self._forget(findings)
-        self._ray.call(lambda: then([error is None for error in errors]))
+        owners: dict[str, list[tuple[int, Piece, memoryview]]] = {}
+        for index, (piece, target) in enumerate(zip(pieces, targets, strict=True)):
+            owners.setdefault(piece.region.address, []).append((index, piece, target))
+        reading = _Reading([False] * len(pieces), then, findings, len(owners))
+        self._readings.append(reading)
+        for owner, part in owners.items():
+            self._readers.run(owner, partial(self._read_part, reading, part))
+        if not owners:
+            self._read_all(reading)
+
+    def _read_part(self, reading: _Reading, part: Sequence[tuple[int, Piece, memoryview]]) -> None:
+        """What one owner has of it; on a thread of the readers."""
+        right: list[int] = []
+        try:
+            indices, pieces, targets = zip(*part, strict=True)
+            errors = self._transfer.read_many(pieces, targets)
+            right = [index for index, error in zip(indices, errors, strict=True) if error is None]
+            for error in {str(error) for error in errors if error is not None}:
+                log.warning("a block could not be read: %s", error)
+        finally:
+            self._do(lambda: self._read_from(reading, right))
+
+    def _read_from(self, reading: _Reading, right: Sequence[int]) -> None:
+        """One owner's part is over; these of the pieces are right."""
+        for index in right:
+            reading.right[index] = True
+        reading.open -= 1
+        if not reading.open:
+            self._read_all(reading)
+
+    def _read_all(self, reading: _Reading) -> None:
+        self._readings.remove(reading)
+        if reading.findings is not None:
+            self._forget(reading.findings)
+        self._ray.call(lambda: reading.end(reading.right))
+        for readings, over in self._settling:
+            if reading in readings:
+                readings.remove(reading)
+            if not readings:
+                over.set()
+        self._settling = [each for each in self._settling if each[0]]
+
+    def _settle(self, over: threading.Event) -> None:
+        if self._readings:
+            self._settling.append((list(self._readings), over))
+        else:
+            over.set()
 
     def _forget(self, findings: Findings) -> None:
         for name, number in findings.pinned:

@@ -2,7 +2,7 @@
 
     receive -> proceed -> step -> report          (one thread; nobody else touches the engine)
 
-Reading other peers' memory and asking the cache is the business of `cached.CacheClient`'s thread,
+Reading other peers' memory and asking the cache is the business of `cached.CacheClient`'s threads,
 compiling grammars that of `compiler.Compiler`'s, telling that the process runs that of `heart.Heart`'s.
 """
 

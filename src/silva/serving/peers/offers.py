@@ -17,7 +17,7 @@ from silva.control.state import State
 from silva.serving.peers.cached import CacheClient
 
 AT_ONCE = 32
-"""Blocks of one offer: their checksums are computed by the thread that reads hand-overs, too."""
+"""Blocks of one offer: their checksums are computed by the thread that asks for lookups, too."""
 
 PINNED_SHARE = 8
 """One in so many blocks of the pool may be pinned for the cache."""
