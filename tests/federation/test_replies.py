@@ -79,6 +79,26 @@ def test_what_training_cannot_reach_is_not_believed(part: str, times: float) -> 
     assert not believable(spoilt, work, local, IMAGES)
 
 
+@pytest.mark.parametrize("images", [0, 9, 11, 10**12, -10, float("inf"), float("nan")])
+def test_another_number_of_images_than_were_dealt_out_is_not_believed(images: float) -> None:
+    local, work = settings().local, task()
+    assert not believable(replace(trained(work, local), images=images), work, local, IMAGES)
+
+
+@pytest.mark.parametrize("what", ["loss", "seconds", "seconds_compute"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_for_the_record_that_are_not_finite_are_not_believed(
+    what: str, value: float
+) -> None:
+    local, work = settings().local, task()
+    assert not believable(replace(trained(work, local), **{what: value}), work, local, IMAGES)
+
+
+def test_a_reply_in_the_name_of_another_client_is_not_believed() -> None:
+    local, work = settings().local, task()
+    assert not believable(replace(trained(work, local), client="d"), work, local, IMAGES)
+
+
 def test_frozen_parts_may_not_grow_at_all() -> None:
     local, work = settings().local, task(train_head=False)
     update = trained(work, local)

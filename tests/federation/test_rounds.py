@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import (
@@ -36,7 +38,7 @@ def start(run: Run) -> TierState:
 
 
 def update(client: str, seed: int = 1) -> Update:
-    return Update(client, random_pairs(seed), random_head(seed), 10, 0.5, 0.0, 0.0)
+    return Update(client, random_pairs(seed), random_head(seed), 12, 0.5, 0.0, 0.0)
 
 
 def asked(run: Run, *updates: Update) -> list[Work]:
@@ -174,25 +176,57 @@ def test_a_root_of_one_round_is_remembered_whatever_the_setting(tmp_path: Path) 
 
 
 def test_samples_or_clients_count_in_the_mean(tmp_path: Path) -> None:
-    def meddle(work: Work, update: Update) -> Update:
-        return replace(update, images=1000 if work.client == "c-0" else 1)
-
-    heads = {}
+    few = partition(train=2)
+    rich = replace(few.clients[0], train=np.r_[10:60, 90:140])
+    parts = replace(few, clients=(rich, *few.clients[1:]))
     for weights in ("samples", "uniform"):
-        seen: dict[str, Head] = {}
+        seen: dict[str, Update] = {}
 
-        def watch(work: Work, update: Update, seen: dict[str, Head] = seen) -> Update:
-            seen[work.client] = update.head
-            return meddle(work, update)
+        def watch(work: Work, update: Update, seen: dict[str, Update] = seen) -> Update:
+            seen[work.client] = update
+            return update
 
-        run = make_run(tmp_path / weights, settings(weights=weights), meddle=watch)
-        heads[weights] = one_round(run, start(run)).head
-        mine, mean = seen["c-0"], torch.stack([h.weight for h in seen.values()]).mean(dim=0)
-        near = float((heads[weights].weight - mine.weight).abs().max())
-        if weights == "uniform":
-            torch.testing.assert_close(heads[weights].weight, mean)
-        else:
-            assert near < 0.02 * float(mine.weight.abs().max())
+        run = make_run(tmp_path / weights, settings(weights=weights), parts=parts, meddle=watch)
+        head = one_round(run, start(run)).head
+        counts = [seen[name].images for name in SEEN]
+        assert counts == [100, 2, 2, 2, 2, 2]
+        sent = np.stack([seen[name].head.weight.numpy() for name in SEEN])
+        mean = np.average(sent, axis=0, weights=counts if weights == "samples" else None)
+        np.testing.assert_allclose(head.weight.numpy(), mean, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("said", [10**12, 0, math.inf])
+def test_a_client_that_lies_about_its_images_weighs_nothing(tmp_path: Path, said: float) -> None:
+    def liar(work: Work, update: Update) -> Update:
+        return replace(update, images=said) if work.client == "c-1" else update
+
+    honest = [name for name in SEEN if name != "c-1"]
+    lied, alone = make_run(tmp_path / "a", meddle=liar), make_run(tmp_path / "b")
+    new = one_round(lied, start(lied))
+    wanted = federated_round(alone, start(alone), honest, alone.base, planned=2)
+    assert same_pairs(new.pairs, wanted.pairs) and same_head(new.head, wanted.head)
+    row = lied.state.record.rounds[-1]
+    assert (row.participants, row.rejected, row.dropped) == (5, 1, 0)
+
+
+def test_replies_that_nobody_asked_for_are_rejected_and_counted(tmp_path: Path) -> None:
+    run, alone = (make_run(tmp_path / name) for name in "ab")
+    real = run.runtime.train
+
+    def train(works: list[Work]) -> Iterator[Update]:
+        for n, update in enumerate(real(works)):
+            yield update
+            if n == 0:
+                yield update  # once more
+                yield replace(update, client="stranger")
+                yield replace(update, client="c-7")  # known, but held out
+
+    run.runtime.train = train
+    new, wanted = one_round(run, start(run)), one_round(alone, start(alone))
+    assert same_pairs(new.pairs, wanted.pairs) and same_head(new.head, wanted.head)
+    row = run.state.record.rounds[-1]
+    assert (row.participants, row.rejected, row.dropped) == (6, 3, 0)
+    assert set(run.state.files["ema"]) == set(SEEN)
 
 
 def test_a_tier_stops_after_calm_rounds_in_a_row() -> None:

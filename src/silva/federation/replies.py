@@ -9,7 +9,9 @@ means of gradients and of their squares, Cauchy-Schwarz gives
 and the corrections of bias make it smaller still (Kingma and Ba, 2015, section 2.1, bound a step in
 this way). So a step moves no number by more than 7.3 learning rates. Weight decay, as long as learning
 rate times decay stays below 2, and the projection of kind "hard" only shrink. An honest client stays
-within these bounds always; a dishonest one can be a few times louder than an honest one, no more.
+within these bounds always; a dishonest one can be a few times louder than an honest one, no more. The
+weight of a reply is no claim of the client's: the server dealt the images out and knows how many there
+are, so a reply that says another number is not believed.
 """
 
 from __future__ import annotations
@@ -32,11 +34,15 @@ ROUNDING = 1e-3
 
 
 def believable(update: Update, work: Work, local: LocalConfig, images: int) -> bool:
-    """Whether `work` on `images` images can have ended in `update`: shapes, and the size of each part.
+    """Whether `work` on `images` images can have ended in `update`: whose it is, the number of images,
+    shapes, and the size of each part.
 
     False for NaN and infinities too, wherever they stand.
     """
-    if set(update.pairs) != set(work.pairs):
+    if update.client != work.client or update.images != images:
+        return False
+    said = (update.loss, update.seconds, update.seconds_compute)
+    if not all(map(math.isfinite, said)) or set(update.pairs) != set(work.pairs):
         return False
     steps = work.epochs * math.ceil(images / local.batch_size)
     steps = min(steps, work.max_steps) if work.max_steps else steps

@@ -60,24 +60,17 @@ def federated_round(
         new, energy, accepted = tier, 0.0, []
     keep(run, accepted, tier)
     rho = relative_change(new.pairs, tier.pairs) if accepted else 0.0
-    images = sum(u.images for u in accepted)
-    state.record.rounds.append(
-        Round(
-            stage=state.stage,
-            cluster=cluster,
-            round=state.total_rounds + 1,
-            participants=len(accepted),
-            rejected=len(arrived) - len(accepted),
-            dropped=len(chosen) - len(arrived),
-            loss=sum(u.loss * u.images for u in accepted) / images if images else math.nan,
-            rho=rho,
-            trunc_energy=energy,
-            bytes_up=sum(u.bytes() for u in arrived),
-            bytes_down=len(chosen) * payload_bytes(tier.pairs, tier.head),
-            seconds=time.perf_counter() - started,
-            seconds_compute=sum(u.seconds_compute for u in accepted) / run.lanes,
-        )
+    spent = cost(
+        run,
+        works,
+        arrived,
+        accepted,
+        started,
+        number=state.total_rounds + 1,
+        cluster=cluster,
+        lanes=run.lanes,
     )
+    state.record.rounds.append(replace(spent, rho=rho, trunc_energy=energy))
     return judge(new, rho, getattr(config, state.stage), number) if accepted else tier
 
 
@@ -106,13 +99,54 @@ def rounds_worked(run: Run, members: Sequence[str], stage: str, cluster: int = -
 def receive(
     run: Run, updates: Iterable[Update], works: Sequence[Work], cluster: int
 ) -> tuple[list[Update], list[Update]]:
-    """Accepted updates and all that arrived: lost replies are in neither, what is not believable not
-    in the first."""
+    """Accepted updates and all that arrived: lost replies are in neither; not in the first is what is
+    not believable, what nobody asked for, and all but a client's first reply."""
     sent = {work.client: work for work in works}
     lost = generator(run.seed, "dropout", run.state.stage, run.state.round, cluster)
     drops = {n for n in sent if lost.random() < run.config.dropout}
     arrived = [u for u in updates if u.client not in drops]
-    return [u for u in arrived if run.believes(u, sent[u.client])], arrived
+    return believed(run, arrived, works), arrived
+
+
+def believed(run: Run, arrived: Sequence[Update], works: Sequence[Work]) -> list[Update]:
+    """Of what arrived the first reply to each of `works`, where it is believable."""
+    waiting = {work.client: work for work in works}
+    first = [(u, waiting.pop(u.client)) for u in arrived if u.client in waiting]
+    return [update for update, work in first if run.believes(update, work)]
+
+
+def cost(
+    run: Run,
+    works: Sequence[Work],
+    arrived: Sequence[Update],
+    accepted: Sequence[Update],
+    started: float,
+    *,
+    number: int,
+    cluster: int = -1,
+    lanes: int = 1,
+) -> Round:
+    """What came of `works` in the stage of `run`, and what it cost since `started` (perf_counter).
+
+    number is the round's on record, lanes how many of the works were done side by side.
+    """
+    images = sum(u.images for u in accepted)
+    answered = {u.client for u in arrived} & {work.client for work in works}
+    return Round(
+        stage=run.state.stage,
+        cluster=cluster,
+        round=number,
+        participants=len(accepted),
+        rejected=len(arrived) - len(accepted),
+        dropped=len(works) - len(answered),
+        loss=sum(u.loss * u.images for u in accepted) / images if images else math.nan,
+        rho=0.0,
+        trunc_energy=0.0,
+        bytes_up=sum(u.bytes() for u in arrived),
+        bytes_down=sum(payload_bytes(work.pairs, work.head) for work in works),
+        seconds=time.perf_counter() - started,
+        seconds_compute=sum(u.seconds_compute for u in accepted) / lanes,
+    )
 
 
 def remember_bases(run: Run, updates: Sequence[Update], tier: TierState) -> None:
