@@ -63,6 +63,13 @@ def test_a_given_K_is_obeyed(k: int) -> None:
     assert found.k == k and adjusted_rand_score(truth, found.labels) == 1.0
 
 
+def test_a_given_K_is_scored_by_how_far_its_clusters_are_apart() -> None:
+    clear, loose, one = (planted((4, 4, 4), within=w)[0] for w in (0.1, 0.4, 0.6))
+    scores = [group(matrix, replace(PLAIN, k=3)).score for matrix in (clear, loose, one)]
+    assert scores == sorted(scores, reverse=True) and scores[0] > 0.5 > scores[2]
+    assert group(clear, replace(PLAIN, k=1)).score == 0.0
+
+
 @pytest.mark.parametrize("k", [0, 7, 99])
 def test_a_K_that_cannot_be_is_an_error_with_the_range(k: int) -> None:
     with pytest.raises(RunError, match="choose 1 to 6"):

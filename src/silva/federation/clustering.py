@@ -50,7 +50,7 @@ def group(
     n, rule = len(distances), rule or config.rule
     if n < 3:
         return Grouping(np.zeros(n, dtype=np.int64), np.zeros(n), [])
-    k_min, k_max = max(config.k_min, 2), min(config.k_max, n - 1)
+    k_min, k_max = _bounds(n, config)
     if k_min > k_max:
         return Grouping(np.zeros(n, dtype=np.int64), np.zeros(n), [])
     if rule == "fixed" and not 1 <= config.k <= n:
@@ -65,7 +65,17 @@ def group(
 
 def considered(n: int, config: ClusteringConfig) -> range:
     """The K that `separation` compares with chance for n clients."""
-    return range(max(config.k_min, 2), min(config.k_max, n - 1, n // 2) + 1)
+    return _compared(n, *_bounds(n, config))
+
+
+def _bounds(n: int, config: ClusteringConfig) -> tuple[int, int]:
+    """The smallest and the largest K that a rule may choose for n clients."""
+    return max(config.k_min, 2), min(config.k_max, n - 1)
+
+
+def _compared(n: int, k_min: int, k_max: int) -> range:
+    """Those of them with two clients a cluster on average: fewer tell nothing of separation."""
+    return range(k_min, min(k_max, n // 2) + 1)
 
 
 Outcome = tuple[NDArray[np.int64], Matrix, list[tuple[int, float]]]
@@ -159,19 +169,30 @@ def _separation(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int) -
     above what one cut of random points in a hundred has means K = 1.
     """
     n = len(distances)
-    ascending, vectors = np.linalg.eigh(_centred(1.0 - distances))
-    values, vectors = ascending[::-1], vectors[:, ::-1]
+    axes = _principal_axes(distances)
     scores, best = [], (0.0, np.zeros(n, dtype=np.int64))
-    for k in range(k_min, min(k_max, n // 2) + 1):
-        bulk = np.median(values[k - 1 : n - 1])
-        signal = np.sqrt(np.maximum(values[: k - 1] - bulk, 0.0))
-        labels, silhouette = _cut_apart(vectors[:, : k - 1] * signal, k)
+    for k in _compared(n, k_min, k_max):
+        labels, silhouette = _cut_by(axes, k)
         chance = chances(n, k)
         score = (silhouette - chance.mean) / chance.deviation
         scores.append((k, score))
         if silhouette > chance.limit and score > best[0]:
             best = (score, labels)
     return best[1], _median_spectrum(distances)[0], scores
+
+
+def _principal_axes(distances: Matrix) -> tuple[Matrix, Matrix]:
+    """Eigenvalues (descending) and eigenvectors of the centred similarities 1 - d."""
+    ascending, vectors = np.linalg.eigh(_centred(1.0 - distances))
+    return ascending[::-1], vectors[:, ::-1]
+
+
+def _cut_by(axes: tuple[Matrix, Matrix], k: int) -> tuple[NDArray[np.int64], float]:
+    """Labels and silhouette of k clusters in the space of the first k - 1 axes."""
+    values, vectors = axes
+    bulk = np.median(values[k - 1 : len(values) - 1])
+    signal = np.sqrt(np.maximum(values[: k - 1] - bulk, 0.0))
+    return _cut_apart(vectors[:, : k - 1] * signal, k)
 
 
 def _centred(similarity: Matrix) -> Matrix:
@@ -208,9 +229,15 @@ def chances(n: int, k: int) -> Chance:
 
 
 def _fixed(distances: Matrix, k_min: int, k_max: int, k: int, seed: int) -> Outcome:
-    """K is given: spectral clustering with the median kernel."""
+    """K is given: spectral clustering with the median kernel.
+
+    The score is the silhouette of `separation` for this K: with K the same, the features' silhouettes
+    are held against the same chance.
+    """
+    apart = 1 < k < len(distances)
+    score = _cut_by(_principal_axes(distances), k)[1] if apart else 0.0
     values, vectors = _median_spectrum(distances)
-    return _spectral_labels(vectors, k, seed), values, [(k, 0.0)]
+    return _spectral_labels(vectors, k, seed), values, [(k, score)]
 
 
 _RULES: dict[str, Callable[[Matrix, int, int, int, int], Outcome]] = {
