@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from serving_world import save_model, settings
 
-from silva.reality.steps import LEAST, MOST, Bench, Grid, Point
+from silva.reality.steps import LEAST, MOST, Bench, Grid, Point, measure_steps
 from silva.serving.config import ServeConfig
 
 
@@ -39,9 +39,28 @@ def test_a_step_is_repeated_and_the_engine_left_empty(
     assert bench.engine.counts().blocks_used == 0
 
 
-def test_a_point_is_shortened_to_what_the_engine_holds(bench: Bench) -> None:
-    assert bench.fitting(Point("prefill", 5000, 0)).first < 256
-    assert bench.fitting(Point("decode", 4, 5000)).second < 256 - MOST
+def test_a_busy_engine_keeps_to_its_limits(bench: Bench) -> None:
+    context = bench.engine.state.settings.context_tokens
+    prompt, batch = bench.busy("prefill"), bench.busy("decode")
+    assert (prompt.first, prompt.second) == (64, 0)
+    assert batch.first == 4
+    assert batch.second < context - MOST
+
+
+def test_an_engine_with_a_small_batch_is_kept_busy_too(tmp_path: Path) -> None:
+    config = settings(tmp_path, step={"chunk_tokens": 64, "most_running": 2})
+    small = Bench(config, save_model(tmp_path), 1)
+    taken, _ = small.measure(small.busy("decode"), 0.0)
+    assert len(taken) >= LEAST
+    assert small.engine.counts().blocks_used == 0
+
+
+def test_a_target_of_the_server_does_not_hinder_the_measurement(tmp_path: Path) -> None:
+    step = {"chunk_tokens": 64, "most_running": 2, "tpot_target_s": 1e-6}
+    grid = Grid(chunks=(16,), befores=(), batches=(2,), contexts=(20,), point_s=0.0)
+    found = measure_steps(settings(tmp_path, step=step), save_model(tmp_path), 1, grid)
+    assert [each.point.role for each in found] == ["prefill", "decode"]
+    assert all(len(each.beside_s) >= LEAST for each in found)
 
 
 @pytest.mark.parametrize(

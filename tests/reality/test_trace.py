@@ -6,7 +6,7 @@ import pytest
 from reality_cases import profile
 
 from silva.errors import ConfigError
-from silva.reality.trace import TraceConfig, asked, bench_config, rate_for
+from silva.reality.trace import TraceConfig, asked, bench_config, check_lengths, rate_for
 from silva.serving.bench.prompts import Prompts
 from silva.serving.bench.schedule import schedule
 
@@ -24,15 +24,21 @@ def test_both_sides_are_asked_the_same() -> None:
 
 
 def test_a_rate_that_is_named_is_taken() -> None:
-    assert rate_for(TraceConfig(rate=3.5), profile(), (1, 1)) == 3.5
+    assert rate_for(TraceConfig(rate=3.5), profile(), 1) == 3.5
 
 
 def test_a_rate_that_is_not_named_keeps_the_prefill_peer_less_than_half_busy() -> None:
-    rate = rate_for(TRACE, profile(), (1, 1))
+    rate = rate_for(TRACE, profile(), 1)
     assert 0.2 < rate * 0.012 < 0.5
-    assert rate_for(TRACE, profile(), (2, 2)) >= rate
+    assert rate_for(TRACE, profile(), 2) >= rate
 
 
 def test_lengths_that_cannot_be_read_are_refused() -> None:
     with pytest.raises(ConfigError, match="many"):
         asked(bench_config(TraceConfig(input="many"), 1.0, "http://127.0.0.1:1", 300))
+
+
+def test_a_request_that_the_server_would_cut_is_refused() -> None:
+    check_lengths(TRACE, 2.0, 20)
+    with pytest.raises(ConfigError, match="a request of 20 tokens, and the server holds 19"):
+        check_lengths(TRACE, 2.0, 19)

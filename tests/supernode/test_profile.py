@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from silva.errors import ConfigError
-from silva.supernode.profile import DecodeSteps, Jitter, PrefillSteps
+from silva.supernode.profile import DecodeSteps, PrefillSteps
 
 PREFILL = ((16, 0, 20.0, 30.0), (64, 0, 60.0, 75.0), (64, 64, 64.096, 80.0))
 DECODE = ((1, 100, 10.0, 12.0), (1, 500, 10.8, 12.0), (4, 100, 13.0, 26.0), (4, 500, 16.2, 32.4))
@@ -51,10 +51,3 @@ def test_more_work_never_takes_less(batch: int, context: int, more: int, longer:
 def test_a_profile_without_a_first_chunk_is_refused() -> None:
     with pytest.raises(ConfigError, match="before"):
         PrefillSteps(((64, 64, 70.0, 80.0),), 0.0)
-
-
-def test_jitter_is_straight_between_what_was_measured() -> None:
-    jitter = Jitter(((0.25, 0.9), (0.75, 1.1)))
-    assert [jitter.at(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)] == pytest.approx(
-        [0.9, 0.9, 1.0, 1.1, 1.1]
-    )

@@ -32,9 +32,9 @@ def run(traffic: Traffic) -> Simulation:
     assert (records.attempts == 1).all()
     for engine in fleet.engines:
         assert engine.state.counts().blocks_used == 0
-        assert engine.up or not engine.takes
-    prefill = sum(engine.takes for engine in fleet.prefill)
-    decode = sum(engine.takes for engine in fleet.decode)
+        assert engine.up or not fleet.takes(engine)
+    prefill = sum(fleet.takes(engine) for engine in fleet.prefill)
+    decode = sum(fleet.takes(engine) for engine in fleet.decode)
     assert 3 <= prefill + decode <= 4, "one at most drains"
     assert min(prefill, decode) >= 1
     return simulation

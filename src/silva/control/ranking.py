@@ -29,14 +29,20 @@ class Ranking:
         self._by_tokens = role is Role.PREFILL
         self._tokens, self._requests = [0] * len(self._capacity), [0] * len(self._capacity)
         self._ready = [True] * len(self._capacity)
-        self._places = [self._place(number) for number in range(len(self._capacity))]
+        self._places = [_AWAY] * len(self._capacity)
+        for number in range(len(self._capacity)):
+            self.add(number, 0, 0)
 
     def add(self, peer: int, tokens: int, requests: int = 1) -> None:
         """A peer was given so much, or is done with it where numbers are negative."""
-        self._tokens[peer] += tokens
-        self._requests[peer] += requests
+        held = self._tokens[peer] = self._tokens[peer] + tokens
+        count = self._requests[peer] = self._requests[peer] + requests
         if self._ready[peer]:
-            self._places[peer] = self._place(peer)
+            if self._by_tokens:
+                self._places[peer] = (held, count, peer)
+            else:
+                capacity = self._capacity[peer]
+                self._places[peer] = (count, held / capacity if capacity else 0.0, peer)
 
     def withdraw(self, peer: int) -> None:
         """The peer is not ready: it drains, or is dead."""
@@ -47,7 +53,11 @@ class Ranking:
         """The peer is ready and has nothing."""
         self._ready[peer] = True
         self._tokens[peer] = self._requests[peer] = 0
-        self._places[peer] = self._place(peer)
+        self.add(peer, 0, 0)
+
+    def ready(self, peer: int) -> bool:
+        """Whether the peer is given requests."""
+        return self._ready[peer]
 
     def choose(self, needs_tokens: int = 0) -> int | None:
         """The peer that `choose_prefill` or `choose_decode` would take."""
@@ -58,13 +68,6 @@ class Ranking:
             return best[2]
         ready = (place for place in self._places if place is not _AWAY)
         return min(ready, key=lambda place: (self._overflows(place[2], needs_tokens), place))[2]
-
-    def _place(self, peer: int) -> _Place:
-        tokens, requests = self._tokens[peer], self._requests[peer]
-        if self._by_tokens:
-            return (tokens, requests, peer)
-        capacity = self._capacity[peer]
-        return (requests, tokens / capacity if capacity else 0.0, peer)
 
     def _overflows(self, peer: int, needs_tokens: int) -> bool:
         capacity = self._capacity[peer]

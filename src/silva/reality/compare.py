@@ -13,7 +13,7 @@ from silva.errors import RunError
 from silva.models.llama_config import read_config
 from silva.reality.process import serving
 from silva.reality.profile import Target
-from silva.reality.trace import TraceConfig, asked, bench_config, rate_for
+from silva.reality.trace import TraceConfig, asked, bench_config, check_lengths, rate_for
 from silva.reality.twin import Answered, Twin
 from silva.serving.api.timings import durations_s
 from silva.serving.bench.nouns import Outcome
@@ -157,13 +157,14 @@ def compare(
     Raises ConfigError, RunError and ServingError.
     """
     pools, model = target.config.pools, read_config(target.path)
-    rate = rate_for(trace, profile, (pools.prefill, pools.decode))
+    rate = rate_for(trace, profile, pools.prefill)
     found = Comparison(rate, trace)
     for number in range(turns):
         watch(f"turn {number + 1} of {turns}: the server starts")
         with serving(target.arguments, target.peers) as server:
             bench = bench_config(trace, rate, server.url, model.vocab_size)
-            blocks = server.blocks
+            settings = settings_for(target.config, server.blocks, model.context)
+            check_lengths(trace, rate, settings.context_tokens)
 
             def told(progress: Progress, number: int = number) -> None:
                 done = f"{progress.done} of {progress.total}" if progress.total else progress.stage
@@ -171,7 +172,6 @@ def compare(
 
             measured = asyncio.run(run(bench, on_progress=told))
         watch(f"turn {number + 1} of {turns}: simulating")
-        settings = settings_for(target.config, blocks, model.context)
         twin = Twin(profile, target.config, settings, seed=number)
         found.turns.append(turn_of(measured, twin.run(asked(bench))))
     return found

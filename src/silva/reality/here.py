@@ -10,9 +10,10 @@ from pathlib import Path
 
 from silva.config import setting
 from silva.errors import ConfigError
+from silva.models.llama_config import read_config
 from silva.reality.compare import Comparison, compare
 from silva.reality.profile import ProfileConfig, Target, write_profile
-from silva.reality.trace import TraceConfig
+from silva.reality.trace import TraceConfig, check_lengths
 from silva.supernode.hardware import read_hardware
 from silva.supernode.profile import Profile
 
@@ -33,6 +34,8 @@ def validate_here(
     watch: Callable[[str], None] = lambda what: None,
 ) -> Comparison:
     """Compare; `file`: a profile measured before. Raises ConfigError, RunError, ServingError."""
+    # Before minutes are spent; where the profile finds the rate, a few requests stand for all.
+    check_lengths(config.trace, config.trace.rate or 1.0, read_config(target.path).context)
     if file is not None:
         profile = read_profile(file, config.profile.model, target)
     else:

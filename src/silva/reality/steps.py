@@ -81,7 +81,11 @@ def measure_steps(
     watch: Callable[[Point], None] = lambda point: None,
 ) -> list[Found]:
     """Every point of the grid. RunError when a process of it ends before its time."""
-    config = replace(config, kv=replace(config.kv, peer_bytes=_bytes_for(config, model, grid)))
+    config = replace(
+        config,
+        kv=replace(config.kv, peer_bytes=_bytes_for(config, model, grid)),
+        step=replace(config.step, tpot_target_s=0.0),  # or a whole batch may not be let in
+    )
     points = [Point("prefill", tokens, 0) for tokens in grid.chunks]
     points += [Point("prefill", grid.chunks[-1], before) for before in grid.befores]
     points += [Point("decode", b, c) for b in grid.batches for c in grid.contexts]
@@ -168,10 +172,9 @@ def _serve(pipe: Connection, config: ServeConfig, model: Path, threads: int) -> 
                 pipe.send(None)
             else:
                 pipe.send(None)
-                busy = (config.step.chunk_tokens, 0)
-                point = Point(what, *(busy if what == "prefill" else (_BUSY_BATCH, _BUSY_CONTEXT)))
+                point = bench.busy(what)
                 while not pipe.poll():
-                    bench.measure(bench.fitting(point), 0.0)
+                    bench.measure(point, 0.0)
     except (EOFError, OSError):
         return
 
@@ -197,12 +200,14 @@ class Bench:
         self._vocabulary = read_config(model).vocab_size
         self._number = 0
 
-    def fitting(self, point: Point) -> Point:
-        """The point, shortened to what the engine holds."""
-        limit = self.engine.state.settings.context_tokens
-        if point.role == "prefill":
-            return replace(point, first=min(point.first, limit - 2))
-        return replace(point, second=max(1, min(point.second, limit - MOST - 3)))
+    def busy(self, role: str) -> Point:
+        """What an engine does beside the one that is measured, within its limits."""
+        settings = self.engine.state.settings
+        limit = settings.context_tokens
+        if role == "prefill":
+            return Point(role, min(settings.step_tokens, limit - 2), 0)
+        batch = min(_BUSY_BATCH, settings.max_running)
+        return Point(role, batch, max(1, min(_BUSY_CONTEXT, limit - MOST - 3)))
 
     def measure(self, point: Point, seconds: float) -> tuple[list[float], list[float]]:
         """Seconds of repeats of a step; and of its first chunk where nothing is sampled after it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from silva.config import build, setting
+from silva.errors import ConfigError
 from silva.reality.twin import Asked
 from silva.serving.bench.config import BenchConfig, settled
 from silva.serving.bench.lengths import parse_lengths
@@ -32,11 +33,8 @@ class TraceConfig:
     seed: int = setting(0, help="decides arrivals, lengths and prompts", low=0, high=2**63 - 1)
 
 
-def rate_for(config: TraceConfig, profile: Profile, peers: tuple[int, int]) -> float:
-    """Arrivals a second: those asked for, or a moderate load by the profile.
-
-    peers: how many prefill and decode peers there are
-    """
+def rate_for(config: TraceConfig, profile: Profile, prefill_peers: int) -> float:
+    """Arrivals a second: those asked for, or a moderate load by the profile."""
     if config.rate:
         return config.rate
     steps, server = profile.steps, profile.server
@@ -46,7 +44,7 @@ def rate_for(config: TraceConfig, profile: Profile, peers: tuple[int, int]) -> f
     other_s = server.request_cpu_ms / 1e3 + output * server.token_cpu_us / 1e6
     other_s += prompt * server.prompt_token_cpu_us / 1e6
     each_s = (prefill_s + output * decode_s) * steps.threads + other_s
-    most = min(steps.cores / each_s, peers[0] / prefill_s)
+    most = min(steps.cores / each_s, prefill_peers / prefill_s)
     return float(f"{_BUSY * most:.2g}")
 
 
@@ -74,6 +72,16 @@ def asked(bench: BenchConfig) -> list[Asked]:
         Asked(planned.at_s, tuple(prompts.tokens(planned)), planned.output_tokens)
         for planned in schedule(bench, [], 1)
     ]
+
+
+def check_lengths(config: TraceConfig, rate: float, context_tokens: int) -> None:
+    """ConfigError for a request that a server of this context would refuse, or cut."""
+    planned = schedule(bench_config(config, rate, "http://127.0.0.1:1", 500), [], 1)
+    longest = max((each.input_tokens + each.output_tokens for each in planned), default=0)
+    if longest > context_tokens:
+        what = f"a request of {longest:,} tokens, and the server holds {context_tokens:,}"
+        remedy = "give a shorter --input or --output, or serve with more memory (kv.peer_bytes)"
+        raise ConfigError(what, where="trace", remedy=remedy)
 
 
 def _mean(lengths: str) -> float:

@@ -27,7 +27,8 @@ from silva.serving.config import ServeConfig
 from silva.serving.hub.hub import Hub
 from silva.serving.hub.settings import HubSettings
 from silva.serving.wire.messages import Hello, Message
-from silva.supernode.profile import Jitter, Profile
+from silva.supernode.curve import Curve
+from silva.supernode.profile import Profile, Table
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,6 @@ class Answered:
     tokens_s: list[float] = field(default_factory=list)
     phases: Phases = field(default_factory=Phases)
 
-    @property
-    def ttft_s(self) -> float:
-        """From the moment it was due to its first token."""
-        return self.tokens_s[0] - self.asked.at_s
-
-    @property
-    def tpot_s(self) -> float | None:
-        """Mean time of a token after the first; None for answers of one."""
-        if len(self.tokens_s) < 2:
-            return None
-        return (self.tokens_s[-1] - self.tokens_s[0]) / (len(self.tokens_s) - 1)
-
 
 class Twin:
     """A world of one server. `seed` decides the jitter of its steps; None: every step is a median."""
@@ -69,18 +58,17 @@ class Twin:
         config: ServeConfig,
         settings: Settings,
         seed: int | None = 0,
-        identity: CacheIdentity | None = None,
     ) -> None:
         steps = profile.steps
         self.profile, self.config, self.settings = profile, config, settings
         self.cores = Cores(steps.cores, 2 * steps.threads / steps.cores)
-        self.identity = identity or CacheIdentity("0" * 64, config.dtype, settings.block_tokens)
+        self.identity = CacheIdentity("0" * 64, config.dtype, settings.block_tokens)
         self.cached: set[bytes] = set()
         """Keys that the cache peers have."""
         self._rng = None if seed is None else np.random.default_rng(seed)
-        self._jitter = {
-            "prefill": Jitter(steps.prefill_jitter),
-            "decode": Jitter(steps.decode_jitter),
+        self._ratios = {
+            "prefill": _by_share(steps.prefill_jitter),
+            "decode": _by_share(steps.decode_jitter),
         }
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -152,8 +140,12 @@ class Twin:
             self.at(self.now_s, end)
 
     def drawn(self, role: str) -> float:
-        """A step's ratio to the median of its kind."""
-        return 1.0 if self._rng is None else self._jitter[role].at(float(self._rng.random()))
+        """A step's ratio to the median of its kind, one of those measured or between two of them.
+
+        Drawn independently of other steps, which is an assumption: a machine that is slow for a
+        while makes longer tails than this.
+        """
+        return 1.0 if self._rng is None else self._ratios[role].within(float(self._rng.random()))
 
     def _begin(self, peer: PeerTwin) -> None:
         self.peers[peer.name] = peer
@@ -162,3 +154,9 @@ class Twin:
 
     def _send(self, name: str, message: Message) -> None:
         self.peers[name].hear(message)
+
+
+def _by_share(rows: Table) -> Curve:
+    """The ratio that a share of the steps does not exceed."""
+    shares, ratios = zip(*sorted(rows), strict=True)
+    return Curve(shares, ratios)

@@ -20,3 +20,7 @@ class Curve:
         i = min(bisect_right(places, place), len(places) - 1)
         low, high = places[i - 1], places[i]
         return values[i - 1] + (place - low) / (high - low) * (values[i] - values[i - 1])
+
+    def within(self, place: float) -> float:
+        """The same, but beyond the last point that of the last."""
+        return self.at(min(place, self.places[-1]))

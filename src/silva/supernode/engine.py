@@ -38,8 +38,6 @@ class Engine:
         self.steps = 0
         self.generation = 0
         """Counts how often everything was lost."""
-        self.takes = True
-        """Whether it is given requests. It may have some to end when it is not."""
         self.back_s = 0.0
         """When it is back from the failures that are known of."""
         self.reset()
@@ -47,7 +45,7 @@ class Engine:
     def reset(self) -> None:
         """Forget everything, as after a restart."""
         self.state = State(self.settings)
-        self.up = self.takes = True
+        self.up = True
         self.due_s = math.inf
         """When the step under way ends; infinite while idle."""
         self.chunks: tuple[Chunk, ...] = ()
@@ -60,7 +58,7 @@ class Engine:
         if self.due_s != math.inf:
             self.busy_s -= max(0.0, self.due_s - now_s)
         self.reset()
-        self.up = self.takes = False
+        self.up = False
         self.generation += 1
 
     def lengths(self) -> list[int]:

@@ -83,8 +83,7 @@ class Fleet:
 
     def over(self, engine: Engine, tokens: int) -> None:
         """A request is over on an instance, or its reservation is."""
-        ranking = self._prompts if engine.hands_over else self._answers
-        ranking.add(engine.number, -tokens, -1)
+        self._ranking(engine).add(engine.number, -tokens, -1)
 
     def lose(self, engine: Engine, now_s: float) -> None:
         """An instance loses all that it has and takes nothing until `restore`."""
@@ -92,14 +91,20 @@ class Fleet:
         self.drain(engine)
 
     def drain(self, engine: Engine) -> None:
-        """An instance takes nothing new."""
-        engine.takes = False
-        (self._prompts if engine.hands_over else self._answers).withdraw(engine.number)
+        """An instance takes nothing new. It may have something to end."""
+        self._ranking(engine).withdraw(engine.number)
+
+    def takes(self, engine: Engine) -> bool:
+        """Whether an instance is given requests."""
+        return self._ranking(engine).ready(engine.number)
 
     def restore(self, engine: Engine) -> None:
         """It is back, empty."""
         engine.reset()
-        (self._prompts if engine.hands_over else self._answers).reset(engine.number)
+        self._ranking(engine).reset(engine.number)
+
+    def _ranking(self, engine: Engine) -> Ranking:
+        return self._prompts if engine.hands_over else self._answers
 
 
 def make_fleet(cluster: Cluster, system: System, traffic: Traffic) -> Fleet:

@@ -7,7 +7,6 @@ server under load.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,7 +152,7 @@ class PrefillSteps:
 
     def beside(self, tokens: int) -> float:
         """How many times as long a step takes while another engine decodes."""
-        return _edge(self._beside, tokens)
+        return self._beside.within(tokens)
 
 
 class DecodeSteps:
@@ -181,36 +180,8 @@ class DecodeSteps:
         """Of a step that gives one token each to `decoding` requests of so many tokens in all."""
         if not decoding:
             return 0.0
-        return self._start.at(decoding) + _edge(self._slope, decoding) * context_tokens
+        return self._start.at(decoding) + self._slope.within(decoding) * context_tokens
 
     def beside(self, decoding: int) -> float:
         """How many times as long a step takes while another engine computes prompts."""
-        return _edge(self._beside, decoding)
-
-
-def _edge(curve: Curve, place: float) -> float:
-    """The curve's value, beyond its last point that of the last."""
-    return curve.at(min(place, curve.places[-1]))
-
-
-class Jitter:
-    """Ratios of steps to the median of their kind, drawn from those measured; straight between them.
-
-    Steps are drawn independently of each other, which is an assumption: a machine that is slow for
-    a while makes longer tails than this.
-    """
-
-    def __init__(self, rows: Table) -> None:
-        rows = tuple(sorted(rows))
-        self._shares = [row[0] for row in rows]
-        self._ratios = [row[1] for row in rows]
-
-    def at(self, share: float) -> float:
-        """The ratio that a `share` of the steps does not exceed; `share` in [0, 1]."""
-        shares, ratios = self._shares, self._ratios
-        if len(shares) < 2 or share <= shares[0]:
-            return ratios[0]
-        i = min(bisect_right(shares, share), len(shares) - 1)
-        low, high = shares[i - 1], shares[i]
-        part = min(1.0, (share - low) / (high - low))
-        return ratios[i - 1] + part * (ratios[i] - ratios[i - 1])
+        return self._beside.within(decoding)

@@ -37,7 +37,7 @@ class Roles:
         if move is None or self._draining is not None:
             return
         source = self._fleet.prefill if move.source is Role.PREFILL else self._fleet.decode
-        peers = [_load(engine, move.source) for engine in source if engine.takes]
+        peers = [_load(engine, move.source) for engine in source if self._fleet.takes(engine)]
         name = peer_to_move(peers, move)
         self._draining = next(engine for engine in source if engine.name == name)
         self._fleet.drain(self._draining)
@@ -67,8 +67,8 @@ class Roles:
         computed = traffic.prompt[first:last] - records.cached_tokens[first:last]
         ended = (records.finished_s > start_s) & (records.finished_s <= now_s)
         said = traffic.output[ended]
-        prefill = [engine for engine in self._fleet.prefill if engine.takes]
-        decode = [engine for engine in self._fleet.decode if engine.takes]
+        prefill = [engine for engine in self._fleet.prefill if self._fleet.takes(engine)]
+        decode = [engine for engine in self._fleet.decode if self._fleet.takes(engine)]
         return Window(
             self.window_s,
             int(last - first),
