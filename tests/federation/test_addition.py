@@ -91,6 +91,7 @@ def test_a_leaf_is_tuned_when_asked_for(forest: Forest) -> None:
     added = add(forest, images((2, 3)), epochs=2)
     path = added.forest.path("new-1")
     assert added.leaf and [t.name for t in path.tiers] == ["root", "cluster", "leaf"]
+    assert added.rejected == 0
     assert all(p.B.any() for p in path.tiers[2].pairs.values())
     assert not torch.equal(path.head.weight, path.tiers[1].head.weight)
     assert set(added.accuracy) == {"root", "cluster", "leaf"}
@@ -131,6 +132,7 @@ def test_where_the_probe_ends_in_NaN_the_loss_decides(
     monkeypatch.setattr(addition, "train_client", lambda *given: broken(real(*given)))
     added = add(forest, images((2, 3)), epochs=2)
     assert added.similarities == {} and added.cluster == added.by_loss == "cluster-1"
+    assert added.rejected == 1 + 2
     pairs: dict[str, LoraPair] = dict(added.forest.path("new-1").tiers[2].pairs)
     assert not any(p.B.any() for p in pairs.values())
 

@@ -99,7 +99,7 @@ def test_every_tier_is_trained_and_every_client_has_a_leaf(whole: Run) -> None:
 
 def test_the_leaf_stage_sends_nothing_and_the_tiers_above_send_their_pairs(whole: Run) -> None:
     rows = whole.state.record.rounds
-    assert {r.stage for r in rows} == {"head", "root", "cluster", "leaf"}
+    assert {r.stage for r in rows} == {"head", "root", "clustering", "cluster", "leaf", "unseen"}
     for row in rows:
         sent = (row.bytes_up, row.bytes_down)
         assert sent == (0, 0) if row.stage == "leaf" else row.bytes_down > 0
@@ -157,7 +157,8 @@ def test_one_cluster_leaves_the_cluster_tier_out_and_gives_its_rounds_to_the_lea
     record = run.state.record
     assert run.state.clusters == [] and record.clustering is not None
     assert record.clustering.k == 1 and set(run.state.labels.values()) == {0}
-    assert {r.stage for r in record.rounds} == {"head", "root", "leaf"} and record.routed == []
+    assert {r.stage for r in record.rounds} == {"head", "root", "leaf", "unseen"}
+    assert record.routed == []
     assert all(passes.count(c.name) == 5 for c in run.partition.seen)
     assert run.state.total_rounds == 2 + 5
     assert {o.pair for o in record.overlaps} == {"root-leaf"}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from tiny import broken, make_run, partition, settings
 from silva.data.nouns import Partition
 from silva.federation.bases import FEATURES
 from silva.federation.cascade import grow_root
-from silva.federation.client import Update, Work
+from silva.federation.client import Update, Work, payload_bytes
 from silva.federation.clustering import RULES
 from silva.federation.grouping import (
     AUTO,
@@ -105,7 +107,9 @@ def test_clients_never_sampled_are_asked_for_a_basis_only(tmp_path: Path) -> Non
         for n, p in root.pairs.items()
     )
     collect_missing_bases(run, SEEN)
-    assert len(asked) == len(SEEN) - 2
+    row = run.state.record.rounds[-1]
+    assert (row.participants, row.rejected, row.dropped) == (len(wrong) - 2, 2, 1)
+    assert set(SEEN) - set(run.state.files["ema"]) == {gone, spoilt}
 
 
 def test_late_clients_are_clustered_too(tmp_path: Path) -> None:
@@ -141,3 +145,27 @@ def test_a_client_without_one_feature_is_as_far_from_all_by_it_as_can_be(run: Ru
     run.folder.put(run.state, "ema", SEEN[0], early)
     assert (distance_matrix(run, SEEN, "dB_ema")[0, 1:] == 1.0).all()
     assert (distance_matrix(run, SEEN, "dB_cos")[0, 1:] < 1.0).any()
+    row, missing = run.state.record.rounds[-1], len(SEEN) - 2
+    assert (row.stage, row.round, row.participants) == ("clustering", 1, missing)
+    assert (row.rejected, row.dropped, row.rho) == (0, 0, 0.0) and math.isfinite(row.loss)
+    assert row.bytes_up == row.bytes_down == missing * payload_bytes(root.pairs, root.head)
+    rounds = len(run.state.record.rounds)
+    collect_missing_bases(run, SEEN)
+    assert len(asked) == missing and len(run.state.record.rounds) == rounds
+
+
+def test_what_is_not_believed_of_a_basis_only_round_is_counted(tmp_path: Path) -> None:
+    run = rooted(tmp_path, participation=0.3, root__rounds=1)
+    wrong = set(SEEN) - set(run.state.files["ema"])
+    gone, spoilt, *_ = sorted(wrong)
+    real = run.runtime.train
+
+    def train(works: list[Work]) -> Iterator[Update]:
+        for update in real(works):
+            if update.client == spoilt:
+                update = broken(update)
+            if update.client != gone:
+                yield update
+        yield replace(update, client="stranger")
+
+    run.runtime.train = train

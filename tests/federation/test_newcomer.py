@@ -7,6 +7,7 @@ import torch
 from tiny import broken, make_run, same_head, settings
 
 from silva.federation.cascade import grow_clusters, grow_leaves, grow_root, make_clusters
+from silva.federation.client import payload_bytes
 from silva.federation.newcomer import keep_newcomer, meet, probe, route
 from silva.federation.run import Run
 
@@ -84,6 +85,11 @@ def test_what_is_kept_of_a_newcomer(tmp_path: Path) -> None:
     assert run.state.record.accuracies[-1] == newcomer.accuracies[-1]
     assert run.folder.get(run.state, "newcomer", "c-7") is not None
     assert run.folder.get(run.state, "leaf", "c-7") is None
+    row = run.state.record.rounds[-1]
+    assert (row.stage, row.cluster, row.round) == ("unseen", newcomer.cluster, 6)
+    assert (row.participants, row.rejected, row.dropped) == (1, 0, 0)
+    head = run.state.root.head
+    assert row.bytes_up == row.bytes_down == payload_bytes(run.fresh_pairs("cluster"), head)
 
 
 @pytest.mark.parametrize("reply", [broken, None])
@@ -97,6 +103,10 @@ def test_without_a_probe_the_loss_decides(tmp_path: Path, reply) -> None:
     met = meet(run, "c-6")
     assert met.cluster == found.by_loss and met.trained.finite()
     assert not any(p.B.any() for p in met.trained.pairs.values())
+    row, passes = met.spent, run.config.unseen_epochs
+    assert (row.participants, row.rejected, row.dropped) == (
+        (0, 1 + passes, 0) if reply else (0, 0, 1)
+    )
 
 
 def test_with_one_cluster_nobody_is_routed(tmp_path: Path) -> None:
@@ -105,6 +115,8 @@ def test_with_one_cluster_nobody_is_routed(tmp_path: Path) -> None:
     keep_newcomer(run, newcomer)
     assert newcomer.routed is None and run.state.record.routed == []
     assert run.state.labels["c-7"] == 0
+    row = run.state.record.rounds[-1]
+    assert (row.stage, row.cluster, row.bytes_up, row.bytes_down) == ("unseen", -1, 0, 0)
 
 
 def test_under_a_global_head_a_newcomer_keeps_it(tmp_path: Path) -> None:

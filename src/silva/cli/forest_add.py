@@ -60,6 +60,9 @@ def add(
     if added.by_loss is not None:
         verdict = "agrees" if added.by_loss == added.cluster else f"would choose {added.by_loss}"
         typer.echo(f"  routing by loss {verdict}")
+    if added.rejected:
+        note = "passes of probe and leaf ended in numbers that are not finite and were undone"
+        typer.echo(f"silva: warning: {added.rejected} {note}", err=True)
     for tier, accuracy in added.accuracy.items():
         typer.echo(f"  accuracy with {tier:<8} {accuracy:.1%}")
     typer.echo(f"version {added.forest.version} of {folder}, from {added.images} images")
@@ -75,5 +78,6 @@ def _plain(added: Any) -> dict[str, Any]:
         "leaf": added.leaf,
         "images": added.images,
         "accuracy": added.accuracy,
+        "rejected": added.rejected,
         "version": added.forest.version,
     }

@@ -52,7 +52,8 @@ class Added:
 
     similarities: mean squared cosine between the client's probe and each cluster; losses: of each
     cluster's model on the client's training images; by_loss: the cluster these would choose.
-    accuracy: by tier, on the client's test images, empty when it has none.
+    accuracy: by tier, on the client's test images, empty when it has none. rejected: passes of probe
+    and leaf that ended in NaN or infinities and were undone.
     """
 
     forest: Forest
@@ -64,6 +65,7 @@ class Added:
     leaf: bool
     images: int
     accuracy: dict[str, float] = field(default_factory=dict)
+    rejected: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def add_client(
     by_loss = forest.clusters[nearest([-x for x in losses.values()])] if losses else None
     cluster = forest.clusters[nearest(list(scores.values()))] if scores else by_loss
     path = forest.path(cluster or "root")
-    leaf = _leaf(newcomer, path, leaf_epochs) if leaf_epochs else None
+    leaf, rejected = _leaf(newcomer, path, leaf_epochs) if leaf_epochs else (None, 0)
     tiers = (*path.tiers, leaf) if leaf else path.tiers
     accuracy = _accuracies(newcomer, tiers)
     new = NewClient(
@@ -122,6 +124,7 @@ def add_client(
         leaf=leaf is not None,
         images=len(train.labels),
         accuracy=accuracy,
+        rejected=rejected + bool(losses and not scores),
     )
 
 
@@ -216,8 +219,8 @@ def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
     return dict(zip(forest.clusters, scores, strict=True)) if scores else {}, by_loss
 
 
-def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> Tier:
-    """A leaf on top of `path`, trained as the cascade trains one."""
+def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> tuple[Tier, int]:
+    """A leaf on top of `path`, trained as the cascade trains one, and how many epochs were undone."""
     config, merged = newcomer.config, newcomer.merged(path)
     weights = (config.orthogonality.gamma_cluster, config.orthogonality.gamma_leaf)
     frozen = tuple(
@@ -227,7 +230,7 @@ def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> Tier:
     head = path.head
     if config.head == "tiered":
         head = with_label_prior(head, newcomer.train.labels, config.leaf.label_prior)
-    current = Update(newcomer.name, _fresh(newcomer, path), head, 0, 0.0, 0.0, 0.0)
+    current, rejected = Update(newcomer.name, _fresh(newcomer, path), head, 0, 0.0, 0.0, 0.0), 0
     for epoch in range(epochs):
         work = Work(
             client=newcomer.name,
@@ -243,10 +246,13 @@ def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> Tier:
             orthogonality=config.orthogonality.kind,
         )
         update = train_client(newcomer.backbone.model, newcomer.train, work, config.local)
-        current = update if update.finite() else current
+        if update.finite():
+            current = update
+        else:
+            rejected += 1
         newcomer.on_progress(Progress("leaf epochs", epoch + 1, epochs, f"loss {current.loss:.3f}"))
     scaling = path.tiers[0].scaling
-    return Tier(name="leaf", pairs=current.pairs, head=current.head, scaling=scaling)
+    return Tier(name="leaf", pairs=current.pairs, head=current.head, scaling=scaling), rejected
 
 
 def _fresh(newcomer: _Newcomer, path: AdapterPath) -> dict[str, LoraPair]:

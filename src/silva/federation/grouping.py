@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from silva.federation.bases import FEATURES, of_feature, updated_means
 from silva.federation.clustering import RULES, Grouping, chances, considered, group
 from silva.federation.config import ClusteringConfig
 from silva.federation.record import Clustering
+from silva.federation.rounds import believed, cost
 from silva.federation.run import Progress, Run
 
 AUTO = ("dB_ema", "dB_cos")
@@ -93,20 +95,28 @@ def collect_missing_bases(
 ) -> None:
     """A basis-only round for clients that the root stage never sampled: their pair is discarded.
 
-    `took` hears of every client that has answered.
+    It is on record where there are such clients, at the number of the last round before it. `took`
+    hears of every client that has answered.
     """
-    root = run.state.root
+    root, started = run.state.root, time.perf_counter()
     assert root is not None
     works = [
         run.work(n, "bases", 0, merged=run.base, pairs=root.pairs, head=root.head)
         for n in without_basis(run, names)
     ]
-    sent = {work.client: work for work in works}
+    if not works:
+        return
+    arrived = []
     for update in run.runtime.train(works):
-        if run.believes(update, sent[update.client]):
-            means = updated_means(None, update.pairs, root.pairs, run.config.clustering.ema)
-            run.folder.put(run.state, "ema", update.client, means)
+        arrived.append(update)
         took(update.client, update.client)
+    accepted = believed(run, arrived, works)
+    for update in accepted:
+        means = updated_means(None, update.pairs, root.pairs, run.config.clustering.ema)
+        run.folder.put(run.state, "ema", update.client, means)
+    number = run.state.total_rounds
+    spent = cost(run, works, arrived, accepted, started, number=number, lanes=run.lanes)
+    run.state.record.rounds.append(spent)
 
 
 def distance_matrix(run: Run, names: Sequence[str], feature: str) -> NDArray[np.float64]:

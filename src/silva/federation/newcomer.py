@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -12,7 +13,8 @@ from silva.adapters.tiers import Head, LoraPair
 from silva.federation.client import Update, Work, mean_loss
 from silva.federation.heads import personal_head
 from silva.federation.leaves import frozen_of, train_alone
-from silva.federation.record import Accuracy, Routed
+from silva.federation.record import Accuracy, Round, Routed
+from silva.federation.rounds import believed, cost
 from silva.federation.run import Run
 from silva.federation.seeds import derive
 from silva.federation.state import pack_head, pack_pairs
@@ -48,9 +50,14 @@ def probe_work(
     )
 
 
-def probe(run: Run, name: str) -> dict[str, Tensor]:
-    """B of a newcomer's probe, by module; nothing where the probe was lost or is not believable."""
-    root = run.state.root
+def probe(
+    run: Run, name: str, on_record: Callable[[Round], None] = lambda spent: None
+) -> dict[str, Tensor]:
+    """B of a newcomer's probe, by module; nothing where the probe was lost or is not believable.
+
+    `on_record` hears what it cost.
+    """
+    root, started = run.state.root, time.perf_counter()
     assert root is not None
     work = probe_work(
         name,
@@ -61,16 +68,18 @@ def probe(run: Run, name: str) -> dict[str, Tensor]:
         steps=run.config.probe_steps,
         seed=derive(run.seed, "probe", name),
     )
-    found = [update for update in run.runtime.train([work]) if run.believes(update, work)]
+    arrived = list(run.runtime.train([work]))
+    found = believed(run, arrived, [work])
+    on_record(cost(run, [work], arrived, found, started, number=run.state.total_rounds))
     return {n: p.B for update in found for n, p in update.pairs.items()}
 
 
-def route(run: Run, name: str) -> Routed:
+def route(run: Run, name: str, on_record: Callable[[Round], None] = lambda spent: None) -> Routed:
     """Nearest cluster by subspace, and by loss on the client's own training images as a check.
 
-    Without a probe the loss decides.
+    Without a probe the loss decides. `on_record` hears what the probe cost.
     """
-    factors = probe(run, name)
+    factors = probe(run, name, on_record)
     signatures = [signature({n: p.B for n, p in c.pairs.items()}) for c in run.state.clusters]
     scores = similarities(factors, signatures)
     data = run.clients.train(name)
@@ -84,13 +93,17 @@ def route(run: Run, name: str) -> Routed:
 
 @dataclass(frozen=True)
 class Newcomer:
-    """One held-out client: where it was sent, its accuracies, and its short leaf."""
+    """One held-out client: where it was sent, its accuracies, and its short leaf.
+
+    spent: what its probe cost; `rejected` there counts the passes of the short leaf too.
+    """
 
     client: str
     cluster: int
     routed: Routed | None
     accuracies: list[Accuracy]
     trained: Update
+    spent: Round
 
 
 def meet(run: Run, name: str) -> Newcomer:
@@ -101,7 +114,9 @@ def meet(run: Run, name: str) -> Newcomer:
     state, last = run.state, run.config.unseen_epochs
     assert state.root is not None
     rows = run.accuracy(name, "root", run.merge(run.base, state.root.pairs), state.root.head)
-    routed = route(run, name) if state.clusters else None
+    # Without clusters there is nothing to probe for, and nothing is sent.
+    probes = [cost(run, [], [], [], time.perf_counter(), number=state.total_rounds)]
+    routed = route(run, name, probes.append) if state.clusters else None
     cluster = routed.cluster if routed else 0
     merged, above = run.path_weights(cluster), run.above_leaf(cluster)
     rows += run.accuracy(name, "zero_leaf", merged, above.head)
@@ -124,7 +139,9 @@ def meet(run: Run, name: str) -> Newcomer:
         train_head=run.config.head != "global",
         after=milestone,
     )
-    return Newcomer(name, cluster, routed, rows, trained)
+    spent = replace(probes[-1], cluster=cluster if routed else -1)
+    spent = replace(spent, rejected=spent.rejected + trained.rejected)
+    return Newcomer(name, cluster, routed, rows, trained, spent)
 
 
 def keep_newcomer(run: Run, newcomer: Newcomer) -> None:
@@ -134,5 +151,6 @@ def keep_newcomer(run: Run, newcomer: Newcomer) -> None:
     if newcomer.routed is not None:
         state.record.routed.append(newcomer.routed)
     state.record.accuracies += newcomer.accuracies
+    state.record.rounds.append(newcomer.spent)
     kept = {**pack_pairs(trained.pairs), **pack_head(trained.head)}
     run.folder.put(state, "newcomer", name, kept)
