@@ -100,15 +100,20 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return whole
 
 
-TROUBLES = (OSError(24, "Too many open files"), BlockingIOError(11, "again"), EOFError("EOF"))
+TROUBLES = (
+    OSError(24, "Too many open files"),
+    BlockingIOError(11, "again"),
+    EOFError("EOF"),
+    KeyError(1),
+)
 
 
 def test_a_process_that_cannot_be_had_is_tried_again(play: Callable[..., None]) -> None:
     async def scene(w: World) -> None:
         w.troubles += TROUBLES
         await w.processes(1)
-        assert w.started == 4
-        assert w.ends == ["", "", ""]  # nobody waits for it meanwhile
+        assert w.started == 5
+        assert w.ends == ["", "", "", ""]  # nobody waits for it meanwhile
         assert w.supervisor.names("decode") == [NAME]
 
     play(scene)
@@ -165,6 +170,18 @@ def test_one_that_serves_has_all_the_time(play: Callable[..., None]) -> None:
     async def scene(w: World) -> None:
         await w.processes(1)
         w.supervisor.serves(NAME)
+        await asyncio.sleep(0.5)
+        assert not w.ends
+
+    play(scene, start_s=0.3)
+
+
+def test_one_that_serves_before_its_fork_is_known_has_too(play: Callable[..., None]) -> None:
+    async def scene(w: World) -> None:
+        w.forking.clear()
+        await asyncio.sleep(0.01)
+        w.supervisor.serves(NAME)
+        w.forking.set()
         await asyncio.sleep(0.5)
         assert not w.ends
 

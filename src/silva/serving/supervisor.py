@@ -47,11 +47,11 @@ class _Child:
     """How often in a row no process could be had."""
     served: bool = False
     """Whether it could serve once: then its settings are right."""
+    serves: bool = False
+    """Its present process does."""
     doomed: bool = False
     """The process that is just being forked is to be ended."""
     unwanted: asyncio.Event = field(default_factory=asyncio.Event)
-    late: asyncio.TimerHandle | None = None
-    """Ends a process that does not come so far that it can serve."""
 
 
 class Supervisor:
@@ -91,9 +91,7 @@ class Supervisor:
         """The peer has come so far that it can take requests."""
         child = self._children.get(name)
         if child is not None:
-            child.deaths, child.served = 0, True
-            if child.late is not None:
-                child.late.cancel()
+            child.deaths, child.served, child.serves = 0, True, True
 
     def _expect(self, child: _Child) -> PeerStart:
         identity = f"{child.name}/{secrets.token_hex(8)}"
@@ -107,7 +105,7 @@ class Supervisor:
             while True:
                 try:
                     why, pause_s = self._dead(child, *await self._live(child, start)), 0.0
-                except (OSError, EOFError) as error:
+                except Exception as error:  # a defect too: the hub waits for it
                     why, pause_s = self._unborn(child, error)
                 self._ended(child.name, why)
                 with suppress(TimeoutError):
@@ -120,24 +118,25 @@ class Supervisor:
             del self._children[child.name]
 
     async def _live(self, child: _Child, start: PeerStart) -> tuple[int | None, str]:
-        """One process from its fork to its end: exit code and last words. OSError, EOFError."""
+        """One process from its fork to its end: exit code and last words. OSError, EOFError: none."""
         loop = asyncio.get_running_loop()
-        child.doomed = False
+        child.doomed = child.serves = False
         child.process = process = await loop.run_in_executor(self._thread, Forked, run, start)
         child.failures = 0
         if child.doomed:
             process.kill()
-        child.late = loop.call_later(self._start_s, self._too_late, child.name, process)
+        late = loop.call_later(self._start_s, self._late, child, process)
         try:
             await process.ended()
         finally:
-            child.late.cancel()
+            late.cancel()
             child.process = None
         return await loop.run_in_executor(self._thread, process.how)
 
-    def _too_late(self, name: str, process: Forked) -> None:
-        log.error("%s is ended: it could not serve within %.0f s", name, self._start_s)
-        process.kill()
+    def _late(self, child: _Child, process: Forked) -> None:
+        if not child.serves:
+            log.error("%s is ended: it could not serve within %.0f s", child.name, self._start_s)
+            process.kill()
 
     def _dead(self, child: _Child, code: int | None, said: str) -> str:
         """Why a peer whose process has ended cannot start; empty: it is to be replaced, or has left."""
@@ -156,13 +155,18 @@ class Supervisor:
             log.warning("%s ended (%s)", child.name, _how(code))
         return why
 
-    def _unborn(self, child: _Child, error: OSError | EOFError) -> tuple[str, float]:
+    def _unborn(self, child: _Child, error: Exception) -> tuple[str, float]:
         """Why a peer without a process cannot start; else in how many seconds it is tried again."""
         if child.unwanted.is_set():
             return "", 0.0
         child.failures += 1
-        # EOFError: the process to fork from has died of it
-        what = error.strerror or str(error) if isinstance(error, OSError) else "the fork failed"
+        match error:
+            case OSError():
+                what = error.strerror or str(error)
+            case EOFError():
+                what = "the process to fork from has died"
+            case _:
+                what = repr(error)
         if not child.served and child.failures >= MOST_DEATHS:
             return f"no process can be had for it ({what})", 0.0
         pause_s = min(FIRST_PAUSE_S * 2 ** (child.failures - 1), LONGEST_PAUSE_S)
