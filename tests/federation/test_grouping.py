@@ -11,13 +11,17 @@ import torch
 from tiny import broken, make_run, partition, settings
 
 from silva.data.nouns import Partition
+from silva.federation import grouping
 from silva.federation.bases import FEATURES
 from silva.federation.cascade import grow_root
 from silva.federation.client import Update, Work, payload_bytes
 from silva.federation.clustering import RULES
+from silva.federation.config import ClusteringConfig
 from silva.federation.grouping import (
+    APART,
     AUTO,
     agreement,
+    choose,
     collect_missing_bases,
     distance_matrix,
     find_clusters,
@@ -59,10 +63,70 @@ def test_the_decision_is_on_record_with_its_alternatives(run: Run) -> None:
     labels, record = find_clusters(run)
     assert record.clients == SEEN and record.labels == [labels[n] for n in SEEN]
     assert record.true_groups == [0, 1] * 3 and len(record.eigenvalues) == len(SEEN)
-    assert (record.feature in AUTO, record.rule) == (True, "fixed")
+    assert (record.feature, record.rule) == ("dB_ema", "fixed")
     rows = {(a["feature"], a["rule"]) for a in record.alternatives}
     assert rows == {(f, r) for f in FEATURES for r in RULES if r != "fixed"}
     assert all(a["k"] >= 1 and -1 <= a["ari"] <= 1 for a in record.alternatives)
+
+
+def matrices(clean: str, groups: int = 4, each: int = 5) -> dict[str, np.ndarray]:
+    """Distances [n, n] by feature: clear groups in one, unrelated points in the others."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(groups), each)
+    found = {}
+    for feature in FEATURES:
+        places = rng.normal(size=(groups * each, 40))
+        if feature == clean:
+            places = 3 * np.eye(groups, 40)[truth] + 0.2 * places
+        places /= np.linalg.norm(places, axis=1, keepdims=True)
+        found[feature] = np.clip((1 - places @ places.T) / 2, 0.0, 1.0)
+        np.fill_diagonal(found[feature], 0.0)
+    return found
+
+
+@pytest.mark.parametrize("rule", ["separation", "fixed"])
+@pytest.mark.parametrize("clean", AUTO)
+def test_auto_takes_the_feature_that_shows_the_groups(rule: str, clean: str) -> None:
+    config = ClusteringConfig(rule=rule, k=4)
+    feature, chosen = choose(matrices(clean), config, seed=0)
+    assert feature == clean
+    assert agreement(np.repeat(np.arange(4), 5).tolist(), chosen.labels) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "spoilt", "feature"),
+    [
+        ({}, "", "dB_cos"),
+        ({"participation": 0.5}, "", "a subspace"),
+        ({"late": 0.5}, "", "a subspace"),
+        ({"dropout": 0.3}, "", "a subspace"),
+        ({"participation": 0.5, "clustering__feature": "dB_cos"}, "", "dB_cos"),
+        ({}, "sometimes", "a subspace"),
+        ({}, "always", "dB_cos"),
+    ],
+)
+def test_directions_decide_only_among_clients_of_the_same_rounds(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: dict[str, object],
+    spoilt: str,
+    feature: str,
+) -> None:
+    """Even where they show the clearest groups: the columns of different rounds do not correspond."""
+
+    def meddle(work: Work, update: Update) -> Update:
+        bad = spoilt == "always" or (spoilt and run.state.stage == "root" and run.state.round == 1)
+        return broken(update) if bad and work.client == "c-2" else update
+
+    clustering = {"clustering__feature": "auto", "root__rounds": 3}
+    run = make_run(tmp_path / "run", settings(**{**clustering, **flags}), meddle=meddle)
+    grow_root(run)
+    clear = matrices("dB_cos", groups=2, each=3)
+    monkeypatch.setattr(grouping, "distance_matrix", lambda run, names, feature: clear[feature])
+    labels, record = find_clusters(run)
+    assert record.feature == feature or (feature == "a subspace" and record.feature in APART)
+    if feature == "dB_cos":
+        assert [labels[name] for name in SEEN] == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -106,6 +170,30 @@ def test_clients_never_sampled_are_asked_for_a_basis_only(tmp_path: Path) -> Non
         torch.equal(p.A, before[n][0]) and torch.equal(p.B, before[n][1])
         for n, p in root.pairs.items()
     )
+    row, missing = run.state.record.rounds[-1], len(SEEN) - 2
+    assert (row.stage, row.round, row.participants) == ("clustering", 1, missing)
+    assert (row.rejected, row.dropped, row.rho) == (0, 0, 0.0) and math.isfinite(row.loss)
+    assert row.bytes_up == row.bytes_down == missing * payload_bytes(root.pairs, root.head)
+    rounds = len(run.state.record.rounds)
+    collect_missing_bases(run, SEEN)
+    assert len(asked) == missing and len(run.state.record.rounds) == rounds
+
+
+def test_what_is_not_believed_of_a_basis_only_round_is_counted(tmp_path: Path) -> None:
+    run = rooted(tmp_path, participation=0.3, root__rounds=1)
+    wrong = set(SEEN) - set(run.state.files["ema"])
+    gone, spoilt, *_ = sorted(wrong)
+    real = run.runtime.train
+
+    def train(works: list[Work]) -> Iterator[Update]:
+        for update in real(works):
+            if update.client == spoilt:
+                update = broken(update)
+            if update.client != gone:
+                yield update
+        yield replace(update, client="stranger")
+
+    run.runtime.train = train
     collect_missing_bases(run, SEEN)
     row = run.state.record.rounds[-1]
     assert (row.participants, row.rejected, row.dropped) == (len(wrong) - 2, 2, 1)
@@ -145,27 +233,3 @@ def test_a_client_without_one_feature_is_as_far_from_all_by_it_as_can_be(run: Ru
     run.folder.put(run.state, "ema", SEEN[0], early)
     assert (distance_matrix(run, SEEN, "dB_ema")[0, 1:] == 1.0).all()
     assert (distance_matrix(run, SEEN, "dB_cos")[0, 1:] < 1.0).any()
-    row, missing = run.state.record.rounds[-1], len(SEEN) - 2
-    assert (row.stage, row.round, row.participants) == ("clustering", 1, missing)
-    assert (row.rejected, row.dropped, row.rho) == (0, 0, 0.0) and math.isfinite(row.loss)
-    assert row.bytes_up == row.bytes_down == missing * payload_bytes(root.pairs, root.head)
-    rounds = len(run.state.record.rounds)
-    collect_missing_bases(run, SEEN)
-    assert len(asked) == missing and len(run.state.record.rounds) == rounds
-
-
-def test_what_is_not_believed_of_a_basis_only_round_is_counted(tmp_path: Path) -> None:
-    run = rooted(tmp_path, participation=0.3, root__rounds=1)
-    wrong = set(SEEN) - set(run.state.files["ema"])
-    gone, spoilt, *_ = sorted(wrong)
-    real = run.runtime.train
-
-    def train(works: list[Work]) -> Iterator[Update]:
-        for update in real(works):
-            if update.client == spoilt:
-                update = broken(update)
-            if update.client != gone:
-                yield update
-        yield replace(update, client="stranger")
-
-    run.runtime.train = train

@@ -21,6 +21,9 @@ from silva.federation.run import Progress, Run
 AUTO = ("dB_ema", "dB_cos")
 """Features of which `auto` takes the one whose clusters score best by the rule, the first of equals."""
 
+APART = tuple(feature for feature in AUTO if feature != "dB_cos")
+"""Those left where clients have their bases from different rounds (`same_rounds`)."""
+
 COMPARED = tuple(rule for rule in RULES if rule != "fixed")
 """Rules of which the report says what they would have found."""
 
@@ -52,7 +55,8 @@ def find_clusters(run: Run) -> tuple[dict[str, int], Clustering]:
     for k in considered(len(names), config):
         # Rules remember this, the longest part of the stage.
         steps.took(chances(len(names), k), f"{k} clusters by chance")
-    feature, chosen = steps.took(choose(matrices, config, run.seed), config.rule)
+    auto = AUTO if same_rounds(run) else APART
+    feature, chosen = steps.took(choose(matrices, config, run.seed, auto), config.rule)
     truth = [c.group for c in run.partition.seen]
     known = truth if min(truth, default=-1) >= 0 else None
     record = Clustering(
@@ -76,13 +80,27 @@ def find_clusters(run: Run) -> tuple[dict[str, int], Clustering]:
 
 
 def choose(
-    matrices: Mapping[str, NDArray[np.float64]], config: ClusteringConfig, seed: int
+    matrices: Mapping[str, NDArray[np.float64]],
+    config: ClusteringConfig,
+    seed: int,
+    auto: Sequence[str] = AUTO,
 ) -> tuple[str, Grouping]:
-    """The feature that decides, as configured, and the grouping by its distances."""
-    candidates = AUTO if config.feature == "auto" else (config.feature,)
+    """The feature that decides, as configured or the best of `auto`, and the grouping by it."""
+    candidates = auto if config.feature == "auto" else (config.feature,)
     found = {feature: group(matrices[feature], config, seed=seed) for feature in candidates}
     feature = max(candidates, key=lambda name: found[name].score)
     return feature, found[feature]
+
+
+def same_rounds(run: Run) -> bool:
+    """Whether every client's running means are of the same rounds, so that columns correspond.
+
+    Each file of means is one round of its client. The basis-only round counts as a round, in which
+    those who were in the root's took no part.
+    """
+    rounds = [r for r in run.state.record.rounds if r.stage in ("root", "clustering")]
+    heard = sum(r.participants > 0 for r in rounds)
+    return all(number + 1 == heard for number in run.state.files.get("ema", {}).values())
 
 
 def without_basis(run: Run, names: Sequence[str]) -> list[str]:
