@@ -24,7 +24,6 @@ from forest_cases import (
 from silva.adapters import maintenance
 from silva.adapters.change import Change, NewClient, NewCluster
 from silva.adapters.forest import Forest
-from silva.adapters.manifest import BaseModel, Manifest
 from silva.errors import ForestError, UnknownClientError
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -118,31 +117,6 @@ def test_create_refuses_a_place_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     make_forest(tmp_path / "empty")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "taken"]
-
-
-@pytest.mark.parametrize(
-    ("base", "classes"),
-    [
-        (BaseModel("x" * 257, BASE.digest), CLASSES),
-        (BaseModel("tiny", "no digest"), CLASSES),
-        (BASE, ("ant", "bee", "bee")),
-    ],
-)
-def test_a_forest_that_could_not_be_read_again_never_takes_its_place(
-    tmp_path: Path, base: BaseModel, classes: tuple[str, ...]
-) -> None:
-    with pytest.raises(ForestError):
-        Forest.create(tmp_path / "f", base, ADAPTER, classes, full_change())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_bytes_of_a_new_forest_are_read_before_it_takes_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Manifest, "to_bytes", lambda manifest: b"{}")
-    with pytest.raises(ForestError):
-        make_forest(tmp_path / "f")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_cluster_means_no_cluster(tmp_path: Path) -> None:

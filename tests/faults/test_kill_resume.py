@@ -99,6 +99,13 @@ def test_a_killed_run_ends_as_the_undisturbed_one(folder: Path, name: str) -> No
     assert forest.is_dir() and not run_folder(forest).exists()
 
 
+def test_nothing_but_forests_and_runs_is_left_beside_them(folder: Path) -> None:
+    """Kills in the middle of writing a forest included: `run_folder` is removed, and all is in it."""
+    names = {*POLICIES, *(job.partition("=")[0] for job in jobs())}
+    known = {"vit", "data.npz", *names, *(f"{name}.run" for name in names)}
+    assert {path.name for path in folder.iterdir()} <= known
+
+
 def test_the_undisturbed_runs_are_worth_comparing(folder: Path) -> None:
     tiered, local = (Forest.load(folder / policy) for policy in POLICIES)
     assert tiered.clusters == ["cluster-0", "cluster-1"] and len(tiered.clients) == 8

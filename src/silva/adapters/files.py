@@ -67,15 +67,18 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def fresh_folder(path: Path) -> Iterator[Path]:
+def fresh_folder(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     """A new folder to fill; it appears under `path` when the block ends without an error.
+
+    scratch: a folder on the same disk in which it is filled; None: the one that holds `path`. A
+    process that is killed leaves what it was filling there, under a hidden name.
 
     Raises ForestError when `path` exists and is not an empty folder.
     """
     _refuse_existing(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        building = path.parent / f"{TEMPORARY}{secrets.token_hex(6)}"
+        building = (scratch or path.parent) / f"{TEMPORARY}{secrets.token_hex(6)}"
         building.mkdir()
     except OSError as error:
         raise _refused(error, path) from error

@@ -55,12 +55,16 @@ class Forest:
         class_names: tuple[str, ...],
         change: Change,
         settings: Mapping[str, Any] | None = None,
+        *,
+        scratch: Path | None = None,
     ) -> Self:
         """Write a new forest as its version 1; it appears under `path` whole or not at all.
 
         adapter     {"rank", "alpha", "targets"} of every tier
         change      the root at least; clusters and clients as far as they are known
         settings    how the tiers were trained, tables of plain JSON types; every version keeps them
+        scratch     a folder on the same disk to build it in, for callers who tidy it up themselves;
+                    None: beside `path`, where a process that is killed leaves a hidden folder
 
         Raises ForestError when `path` exists and is not an empty folder, when tiers do not fit each
         other, the rank, the targets or the class names, or when what was written could not be read
@@ -82,7 +86,7 @@ class Forest:
             objects={},
             settings=check_settings(settings, folder),
         )
-        with fresh_folder(folder) as building:
+        with fresh_folder(folder, scratch) as building:
             ledger = Ledger(building)
             ledger.make()
             manifest = Growth(ledger.store, folder).grow(seed, change, change.root)

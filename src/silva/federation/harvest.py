@@ -40,7 +40,10 @@ def check_harvest(backbone: Backbone, dataset: ImageDataset) -> None:
 
 
 def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...]) -> Forest:
-    """Write the forest: root, clusters with signatures, a leaf a client, unseen clients routed."""
+    """Write the forest: root, clusters with signatures, a leaf a client, unseen clients routed.
+
+    It is built in the run's folder, which goes away at the end whatever a kill leaves in it.
+    """
     state, config = run.state, run.config.adapter
     assert state.root is not None
     clusters = {f"cluster-{j}": _cluster(run, tier) for j, tier in enumerate(state.clusters)}
@@ -70,6 +73,7 @@ def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...
             clients=clients,
         ),
         settings=as_plain(run.config),
+        scratch=run.folder.path,
     )
 
 
