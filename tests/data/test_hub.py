@@ -32,11 +32,31 @@ def test_parquet_files_of_the_set_or_its_conversion(
         return str(folder)
 
     offer(monkeypatch, download)
-    assert len(open_dataset("hub:owner/name")) == 1
+    found = open_dataset("hub:owner/name")
+    assert len(found) == 1 and found.origin == ""
     assert asked == [
         ("owner/name", None, "dataset", ["*.parquet"]),
         ("owner/name", "refs/convert/parquet", "dataset", ["*.parquet"]),
     ]
+
+
+@pytest.mark.parametrize("asked", ["hub:owner/name", "hub:owner/name@main"])
+def test_the_commit_that_was_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    (tmp_path / commit).mkdir()
+    pq.write_table(pa.table({"image": [b"x"], "label": [0]}), tmp_path / commit / "train.parquet")
+    revisions = []
+
+    def download(repo: str, *, revision: str | None, **options: Any) -> str:
+        revisions.append(revision)
+        return str(tmp_path / commit)
+
+    offer(monkeypatch, download)
+    found = open_dataset(asked)
+    assert found.origin == f"hub:owner/name@{commit}"
+    assert open_dataset(found.origin).origin == found.origin and revisions[-1] == commit
 
 
 def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,3 +182,37 @@ def test_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "a.png").write_bytes(b"x" * 101)
     with pytest.raises(DataError, match="limit is 100"):
         FileSource(tmp_path, ["a.png"]).load(rows(0), 8)
+
+
+def test_a_digest_tells_images_and_their_order_from_others(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    files = [encoded(Image.fromarray(image)) for image in pixels]
+    for n, content in enumerate(files):
+        (tmp_path / f"{n}.png").write_bytes(content)
+    turned = [0, 2, 1]
+    names = ["0.png", "1.png", "2.png"]
+    for one, again, other in (
+        (ArraySource(pixels), ArraySource(pixels.copy()), ArraySource(pixels[turned])),
+        (
+            EncodedSource.from_list(files),
+            EncodedSource.from_list(list(files)),
+            EncodedSource.from_list([files[n] for n in turned]),
+        ),
+        (
+            FileSource(tmp_path, names),
+            FileSource(tmp_path, list(names)),
+            FileSource(tmp_path, [names[n] for n in turned]),
+        ),
+    ):
+        assert one.digest() == again.digest() != other.digest()
+
+
+def test_the_digest_of_files_is_of_their_paths_and_sizes(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "a.png").write_bytes(b"12345")
+    source = FileSource(tmp_path, ["a.png", "gone.png", odd])
+    before = source.digest()
+    (tmp_path / "a.png").write_bytes(b"54321")
+    assert source.digest() == before
+    (tmp_path / "a.png").write_bytes(b"123456")
+    assert source.digest() != before

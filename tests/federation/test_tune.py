@@ -12,6 +12,7 @@ from tiny import arrays, save_backbone, save_data, settings
 from silva.adapters.forest import Forest
 from silva.data import histogram
 from silva.data.config import DataConfig
+from silva.data.nouns import ImageDataset
 from silva.errors import (
     ConfigError,
     DataError,
@@ -161,6 +162,51 @@ def test_another_backbone_under_the_same_path_is_refused(
     save_backbone(tmp_path / "vit", seed=1)
     with pytest.raises(RunError, match="not the one the run started with"):
         resume(tmp_path / "forest")
+
+
+def exchanged(path: Path, one: int, other: int) -> None:
+    """Two images of an npz change places, with everything else as it was."""
+    held = dict(np.load(path))
+    held["images"][[one, other]] = held["images"][[other, one]]
+    np.savez(path, **held)
+
+
+def test_other_data_under_the_same_path_are_refused(config: TuneConfig, tmp_path: Path) -> None:
+    data = save_data(tmp_path / "data.npz")
+    own = replace(config, data=replace(config.data, path=str(data)))
+    interrupted(own, tmp_path / "forest")
+    exchanged(data, 0, 1)
+    with pytest.raises(RunError, match=r"not those the run started with.*restore them"):
+        resume(tmp_path / "forest")
+    exchanged(data, 0, 1)
+    assert resume(tmp_path / "forest").verify().sound
+
+
+def test_a_run_that_kept_no_digest_of_its_data_goes_on(config: TuneConfig, tmp_path: Path) -> None:
+    interrupted(config, tmp_path / "forest")
+    path = run_folder(tmp_path / "forest") / "settings.json"
+    kept = json.loads(path.read_text())
+    del kept["data"]
+    path.write_text(json.dumps(kept))
+    assert resume(tmp_path / "forest").verify().sound
+
+
+def test_a_run_is_resumed_with_the_commit_of_the_data_that_it_began_with(
+    config: TuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = module.open_dataset, []
+
+    def open_pinned(path: str, **options: str) -> ImageDataset:
+        asked.append(path)
+        return replace(real(config.data.path, **options), origin="hub:owner/name@abc")
+
+    monkeypatch.setattr(module, "open_dataset", open_pinned)
+    own = replace(config, data=replace(config.data, path="hub:owner/name"))
+    interrupted(own, tmp_path / "forest")
+    resume(tmp_path / "forest")
+    assert asked == ["hub:owner/name", "hub:owner/name@abc"]
+    facts = json.loads((tmp_path / "forest" / "report" / "run.json").read_text())
+    assert facts["config"]["data"]["path"] == "hub:owner/name@abc"
 
 
 def test_a_full_disk_ends_the_run_with_an_error_and_resume_goes_on(

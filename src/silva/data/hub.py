@@ -7,6 +7,7 @@ conversion that the hub keeps of it.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from silva.errors import DataError, MissingExtraError
 
 PREFIX = "hub:"
 _CONVERTED = "refs/convert/parquet"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
 def read_hub(name: str, *, split: str = "", labels: str = "") -> ImageDataset:
     """The data set `name` ("hub:owner/name" or "hub:owner/name@revision").
+
+    Its `origin` names the commit that was read, since a set or a branch may change.
 
     Raises MissingExtraError without the extra `hub`, DataError when the set cannot be fetched
     (offline, unknown, private) or has no parquet files.
@@ -30,9 +34,11 @@ def read_hub(name: str, *, split: str = "", labels: str = "") -> ImageDataset:
         raise DataError(f"{name!r} is no name on the hub", remedy="write hub:owner/name")
     hub = _library()
     for choice in (revision,) if revision else ("", _CONVERTED):
-        files = sorted(_fetch(hub, repo, choice).rglob("*.parquet"))
-        if files:
-            return read_parquet(files, split=split, labels=labels)
+        folder = _fetch(hub, repo, choice)
+        if files := sorted(folder.rglob("*.parquet")):
+            # The library keeps each commit in a folder of its name.
+            origin = f"{PREFIX}{repo}@{folder.name}" if _COMMIT.fullmatch(folder.name) else ""
+            return replace(read_parquet(files, split=split, labels=labels), origin=origin)
     raise DataError(
         "no parquet files in it", where=name, remedy="download it and give the path of its folder"
     )

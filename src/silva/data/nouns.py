@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,6 +26,11 @@ class ImageSource(Protocol):
         """
         ...
 
+    def digest(self) -> str:
+        """SHA-256 that tells images and their order from others: of the content where it lies in
+        memory, of paths and sizes where it is files."""
+        ...
+
 
 @dataclass(frozen=True)
 class ImageDataset:
@@ -33,6 +40,8 @@ class ImageDataset:
     split    uint8, TRAIN or TEST; None when the format does not say (see `split.split_rows`)
     columns  further integer columns by name, e.g. "domain", "coarse", "client"
     names    what a column's values mean, by column name: names["domain"][3] == "sketch"
+    origin   what opens exactly this data set again where the name it was asked for may come to mean
+             another, such as "hub:owner/name@commit"; "" elsewhere
     """
 
     source: ImageSource
@@ -42,9 +51,20 @@ class ImageDataset:
     columns: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     title: str = ""
+    origin: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def digest(self) -> str:
+        """SHA-256 of images, labels, split and columns, row by row, and of what they mean."""
+        said = [self.class_names, sorted(self.names.items()), sorted(self.columns)]
+        state = hashlib.sha256(json.dumps([self.source.digest(), *said]).encode())
+        arrays: list[NDArray[np.generic]] = [self.columns[name] for name in sorted(self.columns)]
+        arrays += [self.labels] if self.split is None else [self.labels, self.split]
+        for array in arrays:
+            state.update(np.ascontiguousarray(array).data)
+        return state.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ they are decoded: a file by MAX_FILE_BYTES, its pixels by MAX_PIXELS.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -147,6 +148,13 @@ class ArraySource:
             return np.ascontiguousarray(images)
         return _gather(rows, side, lambda row: self._one(row, side))
 
+    def digest(self) -> str:
+        """SHA-256 of shape and pixels."""
+        state = hashlib.sha256(repr(self._images.shape).encode())
+        for row in self._images:  # the whole array need not be contiguous, and may be large
+            state.update(np.ascontiguousarray(row).data)
+        return state.hexdigest()
+
     def _one(self, row: int, side: int) -> NDArray[np.uint8]:
         image = Image.fromarray(np.ascontiguousarray(self._images[row]))
         return np.asarray(square(image, side).convert("RGB"))
@@ -195,6 +203,12 @@ class EncodedSource:
         """Images `rows` as uint8 [len(rows), side, side, 3]; DataError names a damaged one."""
         return _gather(rows, side, lambda row: self._one(row, side))
 
+    def digest(self) -> str:
+        """SHA-256 of offsets and encoded images."""
+        state = hashlib.sha256(np.ascontiguousarray(self._offsets).data)
+        state.update(np.ascontiguousarray(self._blob).data)
+        return state.hexdigest()
+
     def _one(self, row: int, side: int) -> NDArray[np.uint8]:
         start, stop = self._offsets[row], self._offsets[row + 1]
         name = self._names[row] if self._names else row
@@ -213,6 +227,17 @@ class FileSource:
     def load(self, rows: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
         """Images `rows` as uint8 [len(rows), side, side, 3]; DataError names a damaged one."""
         return _gather(rows, side, lambda row: self._one(row, side))
+
+    def digest(self) -> str:
+        """SHA-256 of every path and the size of its file; nothing is read."""
+        state = hashlib.sha256()
+        for path in self._paths:
+            try:
+                size = os.stat(self._root / path).st_size
+            except OSError:  # an image that nobody was dealt may be missing
+                size = -1
+            state.update(os.fsencode(path) + f"\0{size}\0".encode())
+        return state.hexdigest()
 
     def _one(self, row: int, side: int) -> NDArray[np.uint8]:
         path = self._root / self._paths[row]

@@ -1,6 +1,6 @@
 """`tune` and `resume`: from a configuration to a forest on disk, through a folder that survives kills.
 
-settings.json, partition/    written once, before the first round
+settings.json, partition/    written once, before the first round; with digests of backbone and data
 state.json and its tensors   written after every round (`silva.federation.state`)
 the forest                   written whole at the end; then the run's folder is removed
 """
@@ -69,10 +69,12 @@ def tune(
     config = replace(config, federation=with_rounds(config.federation))
     backbone = _load_backbone(config)
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
+    config = replace(config, data=replace(config.data, path=dataset.origin or config.data.path))
     check_harvest(backbone, dataset)
     partition = deal(config.data, config.seed, dataset)
     folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
-    folder.create({"config": as_plain(_anywhere(config)), "backbone": backbone.digest})
+    about = {"backbone": backbone.digest, "data": dataset.digest()}
+    folder.create({"config": as_plain(_anywhere(config)), **about})
     state = _first_state(folder, partition, dataset)
     return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
 
@@ -93,6 +95,12 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
             remedy="restore its weights, or start a new run",
         )
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
+    if settings["data"] not in ("", dataset.digest()):
+        raise RunError(
+            f"the images or labels of {config.data.path} are not those the run started with",
+            where=path,
+            remedy="restore them, or start a new run",
+        )
     begun = (path / "state.json").exists()
     partition = (
         load_partition(path / "partition", dataset)
@@ -211,9 +219,11 @@ def _facts(config: TuneConfig, dataset: ImageDataset) -> RunFacts:
 
 
 def _settings(path: Path) -> dict[str, Any]:
+    """What `tune` wrote; the digest of the data is "" in runs from before it was kept."""
     try:
         settings = json.loads((path / "settings.json").read_text())
-        return {"config": settings["config"], "backbone": settings["backbone"]}
+        about = {name: settings[name] for name in ("config", "backbone")}
+        return {**about, "data": settings.get("data", "")}
     except FileNotFoundError as error:
         raise RunError(
             "no unfinished run lies here", where=path, remedy="start one without --resume"
