@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,43 @@ def test_a_full_disk_while_a_client_file_is_written(
         with pytest.raises(RunError, match="No space left"):
             store.put(state, "leaf", "c-0", {"a": torch.ones(2)})
     assert state.files == {} and store.get(state, "leaf", "c-0") is None
+
+
+def test_a_power_cut_finds_a_state_with_all_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files and their names are on the disk before state.json is, and it before the old ones go."""
+    state, events = RunState(), []
+    store = stored(tmp_path / "run", state)
+    store.put(state, "ema", "c-0", {"a": torch.zeros(2)})
+    store.save(state)
+    store.put(state, "ema", "c-0", {"a": torch.ones(2)})
+    real = {"fsync": os.fsync, "replace": Path.replace, "unlink": Path.unlink}
+
+    def fsync(descriptor: int) -> None:
+        events.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        real["fsync"](descriptor)
+
+    def replaced(path: Path, target: Path) -> Path:
+        events.append(("replace", target.name))
+        return real["replace"](path, target)
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        events.append(("unlink", path.name))
+        real["unlink"](path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replaced)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    store.save(state)
+    ready, named = events.index(("replace", "state.json")), ("sync", "run")
+    written = {"000000.ema-1.safetensors", "tensors-3.safetensors", "clients", "run", "state.tmp"}
+    assert {name for kind, name in events[:ready] if kind == "sync"} == written
+    assert events[ready + 1] == named
+    assert set(events[ready + 2 :]) == {
+        ("unlink", "000000.ema-0.safetensors"),
+        ("unlink", "tensors-2.safetensors"),
+    }
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise _refused(error, path) from error
     finally:
@@ -57,9 +57,9 @@ def read_limited(path: Path, limit_bytes: int, remedy: str = "") -> bytes:
         raise ForestError(f"cannot be read: {error.strerror}", where=path, remedy=remedy) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -86,7 +86,7 @@ def fresh_folder(path: Path, scratch: Path | None = None) -> Iterator[Path]:
         yield building
         # Someone may have filled the place in the meantime: replacing a non-empty folder fails.
         os.replace(building, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise _refused(error, path) from error
     finally:

@@ -5,8 +5,9 @@
     clients/<index>.<kind>-<n>.safetensors   per-client state (bases, leaves, local heads)
 
 A file is never changed once `state.json` names it. A new state writes new files first and replaces
-`state.json` last, so a kill at any moment, or a full disk, leaves the previous state whole. Every
-file carries a checksum of its content.
+`state.json` last, when they are on the disk, and only then lets go of the old ones: a kill at any
+moment, a full disk or a power cut leaves the previous state whole. Every file carries a checksum of its
+content.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from silva.adapters.files import sync
 from silva.adapters.tiers import Head, LoraPair
 from silva.errors import RunError
 from silva.federation.record import RunRecord
@@ -66,6 +68,7 @@ class RunFolder:
         self.path = path
         self._index = {name: n for n, name in enumerate(clients)}
         self._written = 0
+        self._fresh: list[Path] = []
 
     def create(self, settings: Mapping[str, Any]) -> None:
         """Make the folder with the run's settings; RunError where it exists already."""
@@ -93,7 +96,7 @@ class RunFolder:
             _pack(tensors, "root", state.root)
         for n, cluster in enumerate(state.clusters):
             _pack(tensors, f"cluster-{n}", cluster)
-        _write_tensors(self._tensors(number), tensors)
+        self._write(self._tensors(number), tensors)
         groups = [t for t in (state.root, *state.clusters) if t is not None]
         content = {
             "format": FORMAT,
@@ -108,6 +111,7 @@ class RunFolder:
             "record": state.record.as_dict(),
         }
         try:
+            self._sync()
             write_json(self.path / "state.json", {**content, "checksum": _checksum(content)})
         except OSError as error:
             raise _refused(error, self.path) from error
@@ -164,7 +168,7 @@ class RunFolder:
     def put(self, state: RunState, kind: str, client: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a new file of one client; it counts once `save` has named it."""
         number = state.files.get(kind, {}).get(client, -1) + 1
-        _write_tensors(self._client_file(kind, client, number), tensors)
+        self._write(self._client_file(kind, client, number), tensors)
         state.files.setdefault(kind, {})[client] = number
 
     def get(self, state: RunState, kind: str, client: str) -> dict[str, Tensor] | None:
@@ -188,6 +192,21 @@ class RunFolder:
     def _client_file(self, kind: str, client: str, number: int) -> Path:
         return self.path / "clients" / f"{self._index[client]:06d}.{kind}-{number}.safetensors"
 
+    def _write(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        _write_tensors(path, tensors)
+        self._fresh.append(path)
+
+    def _sync(self) -> None:
+        """What was written since the last state lies on the disk, under its names, before returning.
+
+        All together here and not one by one: by now the system has written most of it.
+        """
+        for path in self._fresh:
+            sync(path)
+        for folder in {path.parent for path in self._fresh}:
+            sync(folder)
+        self._fresh = []
+
     def _drop_stale(self, state: RunState) -> None:
         """Remove client files that the saved state no longer names."""
         for kind, current in state.files.items():
@@ -204,6 +223,7 @@ def write_json(path: Path, data: Any) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     scratch.replace(path)
+    sync(path.parent)
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
