@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from silva.federation.run import Progress as Step
 
 TITLES = {
+    "images": "images   all read once",
     "head": "head     class statistics",
     "root": "root     every client",
     "clustering": "clusters from subspaces",
@@ -28,14 +29,19 @@ TITLES = {
 }
 
 
+BEFORE = {"images"}
+"""What is looked at before a run begins. Where nothing follows it has gone wrong: no bar stays then,
+only the line that says why."""
+
+
 @contextmanager
 def stages(
     first: str = "reading model and images", *, keep: bool = True
 ) -> Iterator[Callable[[Step], None]]:
     """A bar a stage; yields what a run, or whatever else works in steps, calls with its progress.
 
-    With `keep` the bars stay when all is done. Until the first step a spinner says what is being
-    done: `first`. Nothing of it stays, so that what goes wrong there is one line.
+    With `keep` the bars stay when all is done, without a terminal too. Until the first step a spinner
+    says what is being done: `first`. Nothing of it stays, so that what goes wrong there is one line.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -68,5 +74,8 @@ def stages(
         yield show
     finally:
         reading.stop()
-        if tasks:
+        if set(tasks) <= BEFORE:
+            bars.live.transient = True
+            bars.live.stop()  # `bars.stop` would leave an empty line where there is no terminal
+        else:
             bars.stop()

@@ -7,6 +7,7 @@ clients may meet the same test image, no client the same one twice, and none a t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,7 @@ def make_partition(
     samples_per_client: int,
     test_per_client: int,
     seed: int,
+    after: Callable[[int, int], None] = lambda read, total: None,
 ) -> Partition:
     """Deal the data set out; equal arguments give equal partitions.
 
@@ -56,6 +58,7 @@ def make_partition(
     unseen              share of the clients that is held out of training, in [0, 1)
     samples_per_client  train images each; 0 deals out everything
     test_per_client     test images each, at most
+    after               hears how many of how many images have been read to see whether they can be
 
     Raises PartitionError when the spec is malformed, the data set lacks what the partition goes
     by (a train/test split, a column), or its images do not suffice; DataError for an image dealt
@@ -86,7 +89,7 @@ def make_partition(
         raise PartitionError(
             error.what, where=error.where or str(parsed), remedy=error.remedy
         ) from None
-    check_images(dataset.source, rows)
+    check_images(dataset.source, rows, after)
     held_out = _choose_unseen(rows, unseen, np.random.Generator(np.random.PCG64(unseen_seed)))
     return Partition(str(parsed), tuple(rows), held_out)
 

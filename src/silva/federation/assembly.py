@@ -15,8 +15,16 @@ from silva.federation.state import RunFolder, RunState
 from silva.models.backbone import Backbone
 
 
-def deal(config: DataConfig, seed: int, dataset: ImageDataset) -> Partition:
-    """The partition that the settings describe: equal settings give equal partitions."""
+def deal(
+    config: DataConfig,
+    seed: int,
+    dataset: ImageDataset,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Partition:
+    """The partition that the settings describe: equal settings give equal partitions.
+
+    Images that are not decoded yet are all read once, which `on_progress` hears of as "images".
+    """
     return make_partition(
         dataset,
         config.partition,
@@ -25,6 +33,7 @@ def deal(config: DataConfig, seed: int, dataset: ImageDataset) -> Partition:
         samples_per_client=config.samples_per_client,
         test_per_client=config.test_per_client,
         seed=seed,
+        after=lambda read, total: on_progress(Progress("images", read, total)),
     )
 
 

@@ -71,7 +71,7 @@ def tune(
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
     config = replace(config, data=replace(config.data, path=dataset.origin or config.data.path))
     check_harvest(backbone, dataset)
-    partition = deal(config.data, config.seed, dataset)
+    partition = deal(config.data, config.seed, dataset, on_progress)
     folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
     about = {"backbone": backbone.digest, "data": dataset.digest()}
     folder.create({"config": as_plain(_anywhere(config)), **about})
@@ -105,7 +105,7 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
     partition = (
         load_partition(path / "partition", dataset)
         if begun
-        else deal(config.data, config.seed, dataset)
+        else deal(config.data, config.seed, dataset, on_progress)
     )
     folder = RunFolder(path, [c.name for c in partition.clients])
     state = folder.load() if begun else _first_state(folder, partition, dataset)
