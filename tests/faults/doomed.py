@@ -28,8 +28,12 @@ POLICIES = ("tiered", "local")
 """The head policies of the forests: a forest is grown by the one that its name starts with."""
 
 
-def config(folder: Path, policy: str) -> tune.TuneConfig:
-    """A run in which clients are sampled, replies get lost, some join late, and all is measured."""
+def config(folder: Path, forest: str) -> tune.TuneConfig:
+    """A run in which clients are sampled, replies get lost, some join late, and all is measured.
+
+    The first part of the forest's name is its head policy; "lanes" after it stands for two threads.
+    """
+    policy, _, kind = forest.partition("-")
     method = settings(
         head=policy,
         participation=0.7,
@@ -41,7 +45,7 @@ def config(folder: Path, policy: str) -> tune.TuneConfig:
     )
     return tune.TuneConfig(
         backbone=str(folder / "vit"),
-        threads=1,
+        threads=2 if kind == "lanes" else 1,
         data=DataConfig(
             path=str(folder / "data.npz"),
             partition="patho_grouped(2)",
@@ -152,7 +156,7 @@ def live(folder: Path, forest: str, moment: str) -> None:
     if tune.run_folder(out).exists():
         tune.resume(out, watch)
     else:
-        tune.tune(config(folder, forest.partition("-")[0]), out, watch)
+        tune.tune(config(folder, forest), out, watch)
 
 
 def main(folder: Path, jobs: list[str]) -> None:

@@ -27,8 +27,10 @@ AGAIN = {
     "tiered-thrice": ("root", "cluster", "leaf"),
     "tiered-late": ("clustering", "unseen", "harvest", "report"),
     "local-heads": ("saving-root", "saved-cluster"),
+    "tiered-lanes": ("root", "cluster", "leaf"),
 }
-"""Forests that are killed again and again, each time by a process that goes on from the last."""
+"""Forests that are killed again and again, each time by a process that goes on from the last. That
+with lanes works with two clients side by side; the forest it is compared with did without."""
 
 
 def jobs() -> list[str]:
