@@ -13,7 +13,8 @@ from silva.federation.bases import FEATURES, of_feature, updated_means
 def test_the_first_round_is_normalised_B_and_its_change() -> None:
     trained, start = {"m": random_pair(1)}, {"m": random_pair(2)}
     means = updated_means(None, trained, start, 0.9)
-    assert {key for key in means if not key.startswith("rounds/")} == {f"{f}/m" for f in FEATURES}
+    kept = {key for key in means if not key.startswith("rounds/")}
+    assert kept == {"B_ema/m", "dB_ema/m", "dB_cos/m"}
     B, change = trained["m"].B, trained["m"].B - start["m"].B
     torch.testing.assert_close(means["B_ema/m"], B / B.norm())
     torch.testing.assert_close(means["dB_ema/m"], change / change.norm())
@@ -45,20 +46,29 @@ def test_subspaces_are_averaged_too() -> None:
         assert overlap(both[key], second[key]) > overlap(first[key], second[key])
 
 
-def test_rounds_without_subspaces_do_not_count_for_them() -> None:
+def test_the_first_rounds_count_for_the_change_of_B_alone() -> None:
     start = {"m": random_pair(0)}
     means = updated_means(None, {"m": random_pair(1)}, start, 0.9, subspaces=False)
-    assert not of_feature(means, "dB_ema")
+    assert not of_feature(means, "B_ema")
     means = updated_means(means, {"m": random_pair(2)}, start, 0.9)
-    torch.testing.assert_close(means["dB_ema/m"], rounds(0.9, 2)["dB_ema/m"])
-    torch.testing.assert_close(means["dB_cos/m"], rounds(0.9, 1, 2)["dB_cos/m"])
+    torch.testing.assert_close(means["B_ema/m"], rounds(0.9, 2)["B_ema/m"])
+    for key in ("dB_ema/m", "dB_cos/m"):
+        torch.testing.assert_close(means[key], rounds(0.9, 1, 2)[key])
 
 
-def test_the_direction_of_the_change_is_kept_for_value_projections() -> None:
+def test_values_tell_directions_and_queries_subspaces() -> None:
     names = ("layers.0.attention.q_proj", "layers.0.attention.v_proj")
     trained = {name: random_pair(n) for n, name in enumerate(names)}
     start = {name: random_pair(n + 5) for n, name in enumerate(names)}
-    assert set(of_feature(updated_means(None, trained, start, 0.9), "dB_cos")) == {names[1]}
+    means = updated_means(None, trained, start, 0.9)
+    assert set(of_feature(means, "dB_cos")) == {names[1]}
+    assert set(of_feature(means, "dQ_ema")) == {names[0]}
+    assert set(of_feature(means, "dB_ema")) == set(names)
+
+
+def test_an_adapter_without_queries_or_values_has_all_features() -> None:
+    means = updated_means(None, {"m": random_pair(1)}, {"m": random_pair(2)}, 0.9)
+    assert all(set(of_feature(means, feature)) == {"m"} for feature in FEATURES)
 
 
 def test_the_past_does_not_count_at_decay_zero() -> None:

@@ -21,6 +21,7 @@ from sklearn.metrics import silhouette_score
 
 from silva.errors import RunError
 from silva.federation.config import ClusteringConfig
+from silva.federation.kernel_means import settled
 
 Matrix = NDArray[np.float64]
 
@@ -166,7 +167,8 @@ def _separation(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int) -
     centred similarities. For each K, clients are cut by Ward's tree in the space of those axes; the
     score says by how many standard deviations the silhouette of the cut exceeds that of random
     points in as many axes (as the gap statistic compares, Tibshirani et al., 2001). No silhouette
-    above what one cut of random points in a hundred has means K = 1.
+    above what one cut of random points in a hundred has means K = 1. Labels are those of the cut
+    after moves of single clients by all similarities, of which K - 1 axes hold a part.
     """
     n = len(distances)
     axes = _principal_axes(distances)
@@ -178,7 +180,8 @@ def _separation(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int) -
         scores.append((k, score))
         if silhouette > chance.limit and score > best[0]:
             best = (score, labels)
-    return best[1], _median_spectrum(distances)[0], scores
+    labels = settled(1.0 - distances, best[1])
+    return labels, _median_spectrum(distances)[0], scores
 
 
 def _principal_axes(distances: Matrix) -> tuple[Matrix, Matrix]:

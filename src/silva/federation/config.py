@@ -86,9 +86,9 @@ class ClusteringConfig:
 
     feature: str = setting(
         "auto",
-        choices=("auto", "B_ema", "dB_ema", "dB_cos"),
-        help="EMA of normalised B (paper), of its change, of the change's direction; auto: of the "
-        "last two the one whose clusters score best",
+        choices=("auto", "B_ema", "dB_ema", "dQ_ema", "dB_cos"),
+        help="EMA of normalised B (paper), of its change, of that of queries alone, of the change's "
+        "direction; auto: of the last two the one whose clusters score best",
     )
     rule: str = setting(
         "separation",

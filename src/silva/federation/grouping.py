@@ -18,11 +18,12 @@ from silva.federation.record import Clustering
 from silva.federation.rounds import believed, cost
 from silva.federation.run import Progress, Run
 
-AUTO = ("dB_ema", "dB_cos")
+AUTO = ("dQ_ema", "dB_cos")
 """Features of which `auto` takes the one whose clusters score best by the rule, the first of equals."""
 
-APART = tuple(feature for feature in AUTO if feature != "dB_cos")
-"""Those left where clients have their bases from different rounds (`same_rounds`)."""
+APART = ("dB_ema", "dQ_ema")
+"""Those that `auto` takes from where clients have their bases from different rounds (`same_rounds`):
+subspaces need no common columns."""
 
 COMPARED = tuple(rule for rule in RULES if rule != "fixed")
 """Rules of which the report says what they would have found."""
