@@ -23,7 +23,8 @@ class Agenda:
 
     def note(self, request: str, step: int) -> None:
         """The request is due at this step, and no longer at the one noted before."""
-        self.strike(request)
+        if request in self._step_of:
+            self.strike(request)
         self._step_of[request] = step
         due = self._due.get(step)
         if due is None:
@@ -59,6 +60,9 @@ class Agenda:
 
     def first(self) -> int | None:
         """The earliest step at which anybody is due; None when nobody is."""
-        while self._steps and not self._due[self._steps[0]]:
-            del self._due[heapq.heappop(self._steps)]
-        return self._steps[0] if self._steps else None
+        steps, due = self._steps, self._due
+        while steps:
+            if due[steps[0]]:
+                return steps[0]
+            del due[heapq.heappop(steps)]
+        return None

@@ -31,17 +31,13 @@ class BlockPool:
         self._blank = list(range(total - 1, -1, -1))
         self._kept: OrderedDict[int, None] = OrderedDict()
         self._keep: set[int] = set()
-        self._used = 0
-
-    @property
-    def free(self) -> int:
+        self.free = total
         """Blocks that `allocate` can give, the kept ones among them."""
-        return len(self._blank) + len(self._kept)
 
     @property
     def used(self) -> int:
         """Blocks that somebody holds."""
-        return self._used
+        return self.total - self.free
 
     @property
     def kept(self) -> int:
@@ -70,7 +66,7 @@ class BlockPool:
             blocks += evicted
         for block in blocks:
             holders[block] = 1
-        self._used += count
+        self.free -= count
         return Allocation(tuple(blocks), tuple(evicted))
 
     def share(self, block: int) -> None:
@@ -82,7 +78,7 @@ class BlockPool:
             raise ValueError(f"block {block} is blank and cannot be shared")
         del self._kept[block]
         self._holders[block] = 1
-        self._used += 1
+        self.free -= 1
 
     def release(self, blocks: Iterable[int]) -> None:
         """Let go of blocks, each once, in this order: what is let go first is evicted first.
@@ -96,7 +92,7 @@ class BlockPool:
                 raise ValueError(f"block {block} is free already")
             holders[block] = held - 1
             if held == 1:
-                self._used -= 1
+                self.free += 1
                 if block in keep:
                     self._kept[block] = None
                 else:
@@ -118,6 +114,6 @@ class BlockPool:
         assert len(blank) == len(self._blank), "a block is blank twice"
         assert not (held & blank or held & kept or blank & kept), "a block is in two places"
         assert held | blank | kept == set(range(self.total)), "a block is lost"
-        assert min(self._holders) >= 0 and len(held) == self._used, "holders are miscounted"
+        assert min(self._holders) >= 0 and len(held) == self.used, "holders are miscounted"
         assert kept <= self._keep and not blank & self._keep, "kept blocks are miscounted"
-        assert self.free + self.used == self.total, "free + used != total"
+        assert self.free == len(blank) + len(kept), "free + used != total"

@@ -126,8 +126,12 @@ def wake(state: State, requests: Iterable[str], *, looked: bool = False) -> None
 
 def enqueue(state: State, entry: Entry) -> None:
     """Put a request into the queue of those that compute, or of those that wait to be admitted."""
-    entry.stage = Stage.STARTED if entry.admitted else Stage.WAITING
-    (state.started if entry.admitted else state.waiting).push(entry.request.id, entry.order)
+    if entry.admitted:
+        entry.stage = Stage.STARTED
+        state.started.push(entry.request.id, entry.order)
+    else:
+        entry.stage = Stage.WAITING
+        state.waiting.push(entry.request.id, entry.order)
     state.refile(entry)
     state.stuck = False
 
@@ -143,6 +147,8 @@ def withdraw(state: State, entry: Entry, keys: Sequence[bytes], *, looked: bool)
 
 def leave_queues(state: State, entry: Entry) -> None:
     """Take a request out of wherever it waits, and let nobody wait for it."""
+    if entry.stage is Stage.DECODING:
+        return
     request = entry.request.id
     state.waiting.remove(request)
     state.started.remove(request)
@@ -195,13 +201,13 @@ def room_to_start(state: State, entry: Entry) -> bool:
     Hits of waiting requests that come after it yield; running ones yield if their priority is
     lower and that is enough; where nothing runs, whatever holds blocks yields.
     """
-    if state.pool.free >= _blocks_to_start(state, entry):
-        return True
     while state.pool.free < _blocks_to_start(state, entry):
         victim = _last(state, Filed.IDLE)
         if victim is None or victim.order <= entry.order:
             break
         preempt(state, victim)
+    if state.pool.free >= _blocks_to_start(state, entry):
+        return True
     priority = entry.request.priority
     lower = sum(blocks for p, blocks in state.running_blocks.items() if p > priority)
     worthwhile = state.pool.free + lower >= _blocks_to_start(state, entry)

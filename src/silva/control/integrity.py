@@ -56,24 +56,24 @@ def _check_queues(state: State) -> None:
         assert (request in state.joining) == (stage is Stage.JOINING)
         assert (state.ends.step_of(request) is not None) == (stage is Stage.DECODING)
         for kind, queue in state.holders.items():
-            assert (request in queue) == (kind is entry.filed[0] is not Filed.SAFE)
+            assert (request in queue) == (kind is entry.filed is not Filed.SAFE)
     members = len(state.waiting) + len(state.started) + len(state.joining) + len(state.flight)
     stages = Counter(entry.stage for entry in state.entries.values())
     assert members == stages[Stage.WAITING] + stages[Stage.STARTED] + stages[Stage.JOINING]
     running: Counter[int] = Counter()
     for entry in state.entries.values():
-        if entry.filed[0] in (Filed.RUNNING, Filed.PROMISED):
+        if entry.filed in (Filed.RUNNING, Filed.PROMISED):
             running[entry.request.priority] += len(entry.blocks) + entry.promised
     assert running == state.running_blocks
 
 
 def _check_entry(state: State, entry: Entry) -> None:
     settings, size = state.settings, state.settings.block_tokens
-    taken = entry.filed[0] in (Filed.RUNNING, Filed.PROMISED)
-    assert entry.filed[1] == taken * (len(entry.blocks) + entry.promised)
+    taken = entry.filed in (Filed.RUNNING, Filed.PROMISED)
+    assert entry.filed_blocks == taken * (len(entry.blocks) + entry.promised)
     touched = entry.request.id in state.flight or entry.stage in _OUTSIDE
-    assert not (touched and entry.filed[0] is not Filed.SAFE), "blocks in use may be taken"
-    assert touched or not entry.blocks or entry.filed[0] is not Filed.SAFE
+    assert not (touched and entry.filed is not Filed.SAFE), "blocks in use may be taken"
+    assert touched or not entry.blocks or entry.filed is not Filed.SAFE
     assert len(set(entry.blocks)) == len(entry.blocks)
     assert entry.length <= entry.limit <= settings.context_tokens
     assert state.length_of(entry) <= entry.limit

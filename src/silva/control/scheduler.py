@@ -50,7 +50,7 @@ class Ended(NamedTuple):
     """`now_s` of the step that first computed anything of it."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Update:
     """What a step came to, in the order in which it did."""
 
@@ -112,7 +112,7 @@ def schedule(state: State, now_s: float, step_time: StepTime) -> Plan:
     """
     if state.plan is not None:
         raise RuntimeError(f"step {state.plan.step} is in flight: update comes before schedule")
-    queued = state.joining or state.started or state.waiting
+    queued = state.joining or state.started.members or state.waiting.members
     if queued or state.growth.first() == state.step:
         plan = StepBuilder(state, now_s, step_time).build()
     else:
@@ -151,10 +151,11 @@ def update(state: State, result: StepResult) -> Update:
         if request not in flight:
             _end(state, state.entries[request], reason, out)
     _end_of_step(state, out)
-    for request in state.doomed:
-        if request in state.entries:
-            holdings.remove(state, state.entries[request])
-    state.doomed.clear()
+    if state.doomed:
+        for request in state.doomed:
+            if request in state.entries:
+                holdings.remove(state, state.entries[request])
+        state.doomed.clear()
     return out
 
 
@@ -270,7 +271,7 @@ def advance(state: State, steps: int) -> Update:
 
 
 def _to_serve(state: State) -> bool:
-    return not state.stuck and bool(state.started or state.waiting)
+    return not state.stuck and bool(state.started.members or state.waiting.members)
 
 
 def _end_of_step(state: State, out: Update) -> None:
@@ -285,9 +286,9 @@ def _take_in(
     """A chunk was computed: its blocks can be shared, and its last token is known if it sampled."""
     size = state.settings.block_tokens
     entry.computed = chunk.stop
-    full = min(chunk.stop // size, len(entry.keys))
-    made = range(chunk.start // size, full)
-    out.stored.extend(holdings.complete(state, entry, made, entry.request.id))
+    if entry.keys:
+        made = range(chunk.start // size, min(chunk.stop // size, len(entry.keys)))
+        out.stored.extend(holdings.complete(state, entry, made, entry.request.id))
     if not chunk.samples:
         holdings.enqueue(state, entry)
         return

@@ -124,7 +124,9 @@ class Entry:
     promised: int = 0
     """Blocks it will still need for its known tokens."""
     joined_step: int = 0
-    filed: tuple[Filed, int] = (Filed.SAFE, 0)
+    filed: Filed = Filed.SAFE
+    filed_blocks: int = 0
+    """Blocks held and promised that are counted in `State.running_blocks`."""
     sampled: bool = False
     """Its last known token was sampled: if that alone lacks KV, it decodes."""
     looked: bool = False
@@ -222,10 +224,10 @@ class State:
 
         `measured.observe(*state.load(), result.seconds)` before `update`.
         """
-        prefill = 0
+        prefill, decoding = 0, self.decoding
         for chunk in self.flight.values():
             prefill += chunk.stop - chunk.start
-        return Load(self.decoding, self.context_tokens, prefill)
+        return Load(decoding, self._context_base + self.step * decoding, prefill)
 
     def counts(self) -> Counts:
         """For status and metrics; O(1)."""
@@ -251,7 +253,8 @@ class State:
 
     def admit(self, entry: Entry) -> None:
         """Count a request as running; its blocks are promised to it. The caller refiles it."""
-        self.uncome(entry)
+        if entry.coming:
+            self.uncome(entry)
         entry.admitted = True
         self.running += 1
         if not entry.hand_over:
@@ -283,15 +286,19 @@ class State:
         That is for the position of its token, which comes nearer by one a step, and for those of its
         drafts. The last token of all has no position, since nothing follows it.
         """
-        covered = len(entry.blocks) * self.settings.block_tokens
+        settings, step = self.settings, self.step
+        covered = len(entry.blocks) * settings.block_tokens
         if covered < entry.limit - 1:
-            due = self.step + covered - self.length_of(entry) + 1 - self.settings.drafts
-            self.growth.note(entry.request.id, max(due, self.step))
+            due = step + covered - self.length_of(entry) + 1 - settings.drafts
+            self.growth.note(entry.request.id, due if due > step else step)
 
     def blocks_to_grow(self, entry: Entry) -> int:
         """Blocks that a request lacks for its known tokens and, to decode next, for its drafts."""
-        positions = min(self.length_of(entry) + self.settings.drafts, entry.limit - 1)
-        return self.settings.blocks_for(positions) - len(entry.blocks)
+        settings = self.settings
+        positions = self.length_of(entry) + settings.drafts
+        if positions >= entry.limit:
+            positions = entry.limit - 1
+        return -(-positions // settings.block_tokens) - len(entry.blocks)
 
     def hurry(self, entry: Entry, tokens: int) -> None:
         """A decoding request was given so many tokens more than one in the step `self.step`."""
@@ -319,7 +326,8 @@ class State:
             entry.admitted = False
         if entry.stage is _HELD:
             self.held -= 1
-        self.uncome(entry)
+        if entry.coming:
+            self.uncome(entry)
 
     def come(self, entry: Entry) -> None:
         """Count a request whose KV is on the way, or there and not yet in the batch."""
@@ -329,10 +337,9 @@ class State:
 
     def uncome(self, entry: Entry) -> None:
         """The same, undone."""
-        if entry.coming:
-            entry.coming = False
-            self.coming -= 1
-            self.coming_tokens -= entry.length
+        entry.coming = False
+        self.coming -= 1
+        self.coming_tokens -= entry.length
 
     def promise(self, entry: Entry) -> None:
         """Renew the count of blocks that an admitted request will still need for its tokens."""
@@ -343,38 +350,32 @@ class State:
 
     def refile(self, entry: Entry) -> None:
         """Count the entry's blocks as what they are now; after every change of them or of stage."""
-        kind, (before, counted) = self._kind(entry), entry.filed
-        takes = kind is _RUNNING or kind is _PROMISED
-        count = len(entry.blocks) + entry.promised if takes else 0
-        if kind is before and count == counted:
-            return
-        if count != counted:
-            self._count_running(entry.request.priority, count - counted)
-        entry.filed = (kind, count)
+        request, before, blocks = entry.request, entry.filed, len(entry.blocks)
+        if request.id in self.flight or entry.stage in _OUTSIDE:
+            kind = _SAFE
+        elif blocks:
+            kind = _RUNNING if entry.admitted or entry.coming else _IDLE
+        else:
+            kind = _PROMISED if entry.promised else _SAFE
+        count = blocks + entry.promised if kind is _RUNNING or kind is _PROMISED else 0
+        if count != entry.filed_blocks:
+            total = self.running_blocks.get(request.priority, 0) + count - entry.filed_blocks
+            entry.filed_blocks = count
+            if total:
+                self.running_blocks[request.priority] = total
+            else:
+                del self.running_blocks[request.priority]
         if kind is not before:
+            entry.filed = kind
             if before is not _SAFE:
-                self.holders[before].remove(entry.request.id)
+                self.holders[before].remove(request.id)
             if kind is not _SAFE:
-                self.holders[kind].push(entry.request.id, entry.order)
+                self.holders[kind].push(request.id, entry.order)
 
     def refile_grown(self, entry: Entry, blocks: int) -> None:
         """The same for a decoding request that was given blocks: the usual change."""
-        entry.filed = (_RUNNING, entry.filed[1] + blocks)
+        entry.filed_blocks += blocks
         self.running_blocks[entry.request.priority] += blocks
-
-    def _count_running(self, priority: int, change: int) -> None:
-        total = self.running_blocks.get(priority, 0) + change
-        if total:
-            self.running_blocks[priority] = total
-        else:
-            del self.running_blocks[priority]
-
-    def _kind(self, entry: Entry) -> Filed:
-        if entry.stage in _OUTSIDE or entry.request.id in self.flight:
-            return _SAFE
-        if not entry.blocks:
-            return _PROMISED if entry.promised else _SAFE
-        return _RUNNING if entry.admitted or entry.coming else _IDLE
 
     def _stop_starting(self, entry: Entry) -> None:
         if not entry.hand_over:

@@ -127,7 +127,7 @@ class StepBuilder:
     def _start(self, entry: Entry) -> bool:
         """Admit a waiting request, or let it wait for a block in the making; False: no room."""
         state = self.state
-        key = self._share(entry)
+        key = self._share(entry) if entry.keys else None
         if key is not None and state.index.maker(key) is not None:
             if state.running + self.parked >= state.settings.max_running:
                 return False  # it could not run in the next step either
@@ -167,8 +167,10 @@ class StepBuilder:
     def _is_first(self, entry: Entry) -> bool:
         """Whether nobody in the queues is more urgent."""
         state = self.state
-        names = (state.waiting.first(), state.started.first())
-        return all(name is None or entry.order < state.entries[name].order for name in names)
+        for name in (state.waiting.first(), state.started.first()):
+            if name is not None and state.entries[name].order < entry.order:
+                return False
+        return True
 
     def _join(self, entry: Entry) -> None:
         """A request that lacks the KV of its last token only decodes from this step on."""
@@ -183,7 +185,7 @@ class StepBuilder:
     def _compute(self, entry: Entry) -> bool:
         """Give an admitted request its next chunk; False: no tokens or no blocks are left."""
         state, size = self.state, self.state.settings.block_tokens
-        key = self._share(entry)
+        key = self._share(entry) if entry.keys else None
         if key is not None and state.index.maker(key) is not None:
             state.started.remove(entry.request.id)
             self._park(entry, key)
@@ -192,7 +194,7 @@ class StepBuilder:
         count = min(gap, self._budget())
         if count <= 0:
             return False
-        needs = state.settings.blocks_for(entry.computed + count) - len(entry.blocks)
+        needs = -(-(entry.computed + count) // size) - len(entry.blocks)
         if needs > 0 and not holdings.room_to_grow(state, entry, needs):
             count = (len(entry.blocks) + state.pool.free) * size - entry.computed
             if count <= 0:
@@ -200,7 +202,7 @@ class StepBuilder:
         stop = entry.computed + count
         if count < gap and stop - stop % size > entry.computed:
             stop -= stop % size  # whole blocks can be shared
-        needs = max(0, state.settings.blocks_for(stop) - len(entry.blocks))
+        needs = max(0, -(-stop // size) - len(entry.blocks))
         if not holdings.take(state, entry, needs):
             raise AssertionError("room was made for these blocks")
         state.started.remove(entry.request.id)
@@ -224,8 +226,6 @@ class StepBuilder:
 
     def _share(self, entry: Entry) -> bytes | None:
         """Take all hits there are; the key of the block that it would have to compute next."""
-        if not entry.keys:
-            return None
         most = holdings.reusable_blocks(self.state, entry)
         holdings.share_hits(self.state, entry, most)
         return holdings.next_key(self.state, entry)

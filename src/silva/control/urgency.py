@@ -15,45 +15,50 @@ class UrgencyQueue:
     """
 
     def __init__(self, *, last_first: bool = False) -> None:
-        self._sign = -1 if last_first else 1
+        self._last_first = last_first
         self._heap: list[tuple[Order, str]] = []
-        self._members: dict[str, Order] = {}
+        self.members: dict[str, Order] = {}
+        """Requests that stand in it, for whoever asks often whether there are any. To be read only."""
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self.members)
 
     def __contains__(self, request: object) -> bool:
-        return request in self._members
+        return request in self.members
 
     def push(self, request: str, order: Order) -> None:
         """Put a request in, or move it to another place."""
-        key = (self._sign * order[0], self._sign * order[1], self._sign * order[2])
-        if self._members.get(request) != key:
-            self._members[request] = key
+        key = (-order[0], -order[1], -order[2]) if self._last_first else order
+        if self.members.get(request) != key:
+            self.members[request] = key
             heapq.heappush(self._heap, (key, request))
-            if len(self._heap) > 64 + 2 * len(self._members):
+            if len(self._heap) > 64 + 2 * len(self.members):
                 self._tidy()
 
     def remove(self, request: str) -> None:
         """Take a request out; nothing happens if it is not in."""
-        self._members.pop(request, None)
+        self.members.pop(request, None)
 
     def first(self) -> str | None:
         """The request whose turn it is; None when the queue is empty."""
-        while self._heap and self._members.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][1] if self._heap else None
+        heap, members = self._heap, self.members
+        while heap:
+            key, request = heap[0]
+            if members.get(request) == key:
+                return request
+            heapq.heappop(heap)
+        return None
 
     def pop(self) -> str | None:
         """The same, and it is taken out."""
         request = self.first()
         if request is not None:
             heapq.heappop(self._heap)
-            del self._members[request]
+            del self.members[request]
         return request
 
     def _tidy(self) -> None:
         # Requests taken out leave their entries behind, which would pile up under a first one that
         # stays for long.
-        self._heap = [(key, request) for request, key in self._members.items()]
+        self._heap = [(key, request) for request, key in self.members.items()]
         heapq.heapify(self._heap)
