@@ -24,14 +24,25 @@ def test_a_step_is_explained_drawn_and_traced(tmp_path: Path) -> None:
     assert json.loads(trace.read_text())["traceEvents"]
 
 
+def test_a_step_of_prefill_is_drawn_and_traced_too(tmp_path: Path) -> None:
+    png, trace = tmp_path / "layer.png", tmp_path / "trace.json"
+    result = planned("--explain", "--phase", "prefill", "--gantt", png, "--trace", trace)
+    assert result.exit_code == 0
+    assert png.read_bytes().startswith(b"\x89PNG")
+    names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"all-gather", "dispatch", "combine"} <= names
+
+
 def test_a_plan_as_json_and_as_a_page(tmp_path: Path) -> None:
     page = tmp_path / "plan.html"
     words = ["--rate", 20, "--requests", 60, "--ttft-p99", "5s", "--output", 50, "--json"]
     result = planned(*words, "--out", page)
-    assert page.read_text().count("data:image/png;base64,") == 2
+    assert page.read_text().count("data:image/png;base64,") == 3
     assert "http" not in page.read_text()
     assert result.exit_code == 0
-    assert json.loads(result.stdout)["best"]["holds"] is True
+    best = json.loads(result.stdout)["best"]
+    assert best["holds"] is True
+    assert best["price"] == best["nodes"]
 
 
 @pytest.mark.parametrize(
@@ -41,6 +52,10 @@ def test_a_plan_as_json_and_as_a_page(tmp_path: Path) -> None:
         (["--trace", "x.json"], "--trace has no effect without --explain"),
         (["--explain", "--out", "x.html"], "--out has no effect with --explain"),
         (["--explain", "--traffic", "x.csv"], "--traffic has no effect with --explain"),
+        (["--phase", "prefill"], "--phase has no effect without --explain"),
+        (["--explain", "--phase", "prefill"], "--phase has no effect without --gantt or --trace"),
+        (["--out", "/nowhere/plan.html"], "cannot be written"),
+        (["--explain", "--gantt", "/nowhere/layer.png"], "cannot be written"),
         (["--rate", "0"], "rate: 0.0 is out of range"),
     ],
 )

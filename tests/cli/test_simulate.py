@@ -19,6 +19,7 @@ def test_made_up_traffic_and_its_files(tmp_path: Path) -> None:
     assert "first token" in result.stdout
     assert {path.name for path in out.iterdir()} == {
         "requests.parquet",
+        "queues.parquet",
         "summary.json",
         "simulation.png",
     }
@@ -39,5 +40,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     result = simulated("--traffic", tmp_path / "trace.csv")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "line 1: the columns are not" in result.stderr
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in simulated("--out", tmp_path / "file").stderr
     assert "write WHAT:NUMBER:AT:FOR" in simulated("--fail", "decode").stderr
     assert "'wave' is not allowed" in simulated("--shape", "wave").stderr

@@ -17,10 +17,11 @@ from silva.supernode.decode import decode_step
 from silva.supernode.faults import Faults
 from silva.supernode.fleet import make_fleet
 from silva.supernode.generate import Shape, generate
+from silva.supernode.modelcache import model_cache
 from silva.supernode.records import Records
 from silva.supernode.simulate import simulate
 from silva.supernode.system import load_system
-from silva.supernode.workload import DecodeLoad
+from silva.supernode.workload import DecodeLoad, ModelLoad
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small import small_system
@@ -80,6 +81,35 @@ def test_without_prefill_prompts_wait_until_the_node_is_back() -> None:
     records = answered(simulate(SPLIT, TRAFFIC, (Failure("node", 0, 1.0, 2.0),), SYSTEM))
     assert records.ttft_s.max() > 1.5
     assert records.attempts.min() == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "failure", "warm"),
+    [
+        ("ems", Failure("node", 1), True),
+        ("local", Failure("die", 17), True),
+        ("local", Failure("node", 1), False),
+        ("none", Failure("decode", 0), False),
+    ],
+)
+def test_what_comes_back_loads_its_model(policy: str, failure: Failure, warm: bool) -> None:
+    cluster = replace(SPLIT, model_cache=policy)
+    fleet = make_fleet(cluster, SYSTEM, TRAFFIC)
+    faults = Faults(cluster, SYSTEM, fleet, TRAFFIC)
+    (loss,) = faults.losses([failure])
+    asked = ModelLoad(policy, instances=len(loss.engines))
+    found = model_cache(SYSTEM, asked)
+    assert faults.load_s(loss) == (found.warm_s if warm else found.cold_s)
+
+
+def test_a_model_that_nobody_keeps_makes_a_failure_longer() -> None:
+    failure = Failure("prefill", 0, 1.0, 1.0)
+    one = replace(SPLIT, prefill=1)
+    waits = [
+        answered(simulate(replace(one, model_cache=policy), TRAFFIC, (failure,), SYSTEM)).ttft_s
+        for policy in ("ems", "none")
+    ]
+    assert waits[0].max() < waits[1].max()
 
 
 def test_a_lost_switch_slows_every_step_until_it_is_back() -> None:

@@ -183,10 +183,27 @@ def test_no_traffic() -> None:
     assert simulate(SPLIT, nothing, system=SYSTEM).summary()["requests"] == 0
 
 
+def test_links_and_memory_are_used_as_much_as_there_is_traffic() -> None:
+    few, many = (
+        simulate(SPLIT, generate(Shape(rate=rate, seconds=4.0)), system=SYSTEM).summary()
+        for rate in (2.0, 8.0)
+    )
+    assert 0 < few["links"]["hand-over"] < many["links"]["hand-over"] < 1
+    assert few["links"]["cache"] == 0.0
+    assert 0 < few["largest_kv_share"] < many["largest_kv_share"] <= 1
+    shape = Shape(kind="sessions", rate=4.0, seconds=4.0, think_s=1.0)
+    cached = simulate(replace(SPLIT, cache_gb=1000.0), generate(shape), system=SYSTEM)
+    assert cached.links["cache"] > 0
+
+
 def test_files_of_a_simulation(tmp_path: Path) -> None:
     records = simulate(SPLIT, generate(Shape(rate=5.0, seconds=4.0)), system=SYSTEM)
     records.write_parquet(tmp_path / "requests.parquet")
+    records.write_queues(tmp_path / "queues.parquet")
     records.write_summary(tmp_path / "summary.json")
+    queues = pq.read_table(tmp_path / "queues.parquet")
+    assert queues.column_names == ["time_s", "waiting", "running", "coming", "kv_share"]
+    assert queues["running"].to_pylist() == [sample.running for sample in records.samples]
     table = pq.read_table(tmp_path / "requests.parquet")
     assert table.num_rows == len(records.traffic)
     assert table["ttft_s"].to_pylist() == records.ttft_s.tolist()

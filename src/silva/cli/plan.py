@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,14 @@ import typer
 
 if TYPE_CHECKING:
     from silva.supernode.system import System
+
+
+class Phase(StrEnum):
+    """Whose step is drawn."""
+
+    decode = "decode"
+    prefill = "prefill"
+
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _MOST_REQUESTS = 5000
@@ -33,6 +43,10 @@ Seed = Annotated[int, typer.Option(help="Seed of made-up traffic.", min=0)]
 Out = Annotated[Path | None, typer.Option(help="Write the plan as one self-contained .html page.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Only show where a step's time goes.")]
 Batch = Annotated[float, typer.Option(help="With --explain: requests a package.")]
+PhaseName = Annotated[
+    Phase | None,
+    typer.Option(help="With --gantt and --trace: whose step.", show_default="decode"),
+]
 Gantt = Annotated[Path | None, typer.Option(help="With --explain: draw a layer as a .png.")]
 Trace = Annotated[Path | None, typer.Option(help="With --explain: write a step as a Chrome trace.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
@@ -58,6 +72,7 @@ def plan(
     out: Out = None,
     explain: Explain = False,
     batch: Batch = 96.0,
+    phase: PhaseName = None,
     gantt: Gantt = None,
     trace: Trace = None,
     as_json: AsJson = False,
@@ -65,13 +80,18 @@ def plan(
     """Find the cheapest cluster that holds two latency targets, and what bounds it."""
     from dataclasses import replace
 
+    from silva.cli.profile import check_writable
     from silva.supernode.system import load_system
 
     found = load_system(system)
     found = replace(found, hardware=hardware or found.hardware, model=model or found.model)
-    _refuse_idle(explain, {"gantt": gantt, "trace": trace}, {"traffic": traffic, "out": out})
+    only = {"phase": phase, "gantt": gantt, "trace": trace}
+    _refuse_idle(explain, only, {"traffic": traffic, "out": out})
+    for file in (out, gantt, trace):
+        if file is not None:
+            check_writable(file)
     if explain:
-        print(_explained(found, batch, prompt, output, gantt, trace))
+        print(_explained(found, batch, prompt, output, (phase or Phase.decode, gantt, trace)))
         return
     from silva.config import build
     from silva.supernode import plan as planner
@@ -93,14 +113,15 @@ def plan(
     print(json.dumps(best.as_plain(), indent=2) if as_json else planner.table(best, targets))
 
 
-def _refuse_idle(
-    explain: bool, only: dict[str, Path | None], never: dict[str, Path | None]
-) -> None:
-    """ConfigError for a file that would not be looked at; `only` and `never` go with --explain."""
+def _refuse_idle(explain: bool, only: Mapping[str, object], never: Mapping[str, object]) -> None:
+    """ConfigError for what would not be looked at; `only` and `never` go with --explain."""
     from silva.errors import ConfigError
 
-    for name, path in (never if explain else only).items():
-        if path is not None:
+    if explain and only["phase"] is not None and only["gantt"] is only["trace"] is None:
+        what = "--phase has no effect without --gantt or --trace"
+        raise ConfigError(what, remedy="give one of them, or leave it out")
+    for name, value in (never if explain else only).items():
+        if value is not None:
             word = "with" if explain else "without"
             what = f"--{name} has no effect {word} --explain"
             raise ConfigError(what, remedy="leave one of them out" if explain else "give both")
@@ -122,9 +143,9 @@ def _explained(
     batch: float,
     prompt: float,
     output: float,
-    gantt: Path | None,
-    trace: Path | None,
+    files: tuple[Phase, Path | None, Path | None],
 ) -> str:
+    """Tables of both steps; and a picture and a trace of one of them."""
     from silva.config import build
     from silva.supernode import gantt as pictures
     from silva.supernode.decode import decode_step
@@ -134,12 +155,17 @@ def _explained(
 
     values = {"batch_per_npu": batch, "kv_len": prompt, "output_len": output}
     step = decode_step(system, build(DecodeLoad, values, "--explain"))
-    middle = system.network.layers // 2
-    title = f"{system.name}: a layer of decode, {batch:g} requests a package"
-    if gantt is not None:
-        pictures.draw(gantt, pictures.window(step.events, range(middle, middle + 1)), title)
-    if trace is not None:
-        pictures.write_trace(trace, step.events, title)
     prefill = prefill_step(system, build(PrefillLoad, {"prompt_len": prompt}, "--explain"))
+    phase, gantt, trace = files
+    if phase is Phase.decode:
+        events, title = step.events, f"decode, {batch:g} requests a package"
+    else:
+        events, title = prefill.events, f"prefill, {prefill.tokens_per_npu:,.0f} tokens a package"
+    middle = system.network.layers // 2
+    if gantt is not None:
+        layer = pictures.window(events, range(middle, middle + 1))
+        pictures.draw(gantt, layer, f"{system.name}: a layer of {title}")
+    if trace is not None:
+        pictures.write_trace(trace, events, f"{system.name}: a step of {title}")
     parts = ["decode", explain_decode(step), "", "prefill", explain_prefill(prefill)]
     return "\n".join(parts)

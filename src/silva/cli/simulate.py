@@ -35,6 +35,9 @@ Tpot = Annotated[float, typer.Option(help="Seconds a token to hold; 0: none.")]
 CacheGb = Annotated[float, typer.Option(help="Memory of the context cache.")]
 Caches = Annotated[int, typer.Option(help="Instances that share it.")]
 CachePlane = Annotated[str, typer.Option(help="Plane to it: ub or vpc.")]
+ModelCache = Annotated[
+    str, typer.Option(help="Where lost instances load their model from: none, local or ems.")
+]
 Fail = Annotated[
     list[str] | None,
     typer.Option(
@@ -49,7 +52,8 @@ ScaleWindow = Annotated[
     float, typer.Option(help="Seconds after which instances may change roles; 0: never.")
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="Folder for requests.parquet, summary.json and a plot.")
+    Path | None,
+    typer.Option(help="Folder for requests.parquet, queues.parquet, summary.json, a plot."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 
@@ -77,6 +81,7 @@ def simulate(
     cache_gb: CacheGb = 0.0,
     caches: Caches = 4,
     cache_plane: CachePlane = "ub",
+    model_cache: ModelCache = "ems",
     expert_skew: ExpertSkew = 0.0,
     scale_window: ScaleWindow = 0.0,
     fail: Fail = None,
@@ -108,12 +113,15 @@ def simulate(
         "cache_gb": cache_gb,
         "caches": caches,
         "cache_plane": cache_plane,
+        "model_cache": model_cache,
         "expert_skew": expert_skew,
         "scale_window_s": scale_window,
     }
     failures = tuple(failure(text) for text in fail or [])
     found = load_system(system)
     found = replace(found, hardware=hardware or found.hardware, model=model or found.model)
+    if out is not None:
+        _make_folder(out)
     records = run(build(Cluster, limits, "cluster"), asked, failures, found)
     if out is not None:
         write(records, out)
@@ -121,13 +129,25 @@ def simulate(
 
 
 def write(records: Records, out: Path) -> None:
-    """A row a request, the summary and a plot in a folder."""
+    """A row a request, the queues, the summary and a plot in a folder."""
     from silva.supernode.pictures import draw_records
 
-    out.mkdir(parents=True, exist_ok=True)
     records.write_parquet(out / "requests.parquet")
+    records.write_queues(out / "queues.parquet")
     records.write_summary(out / "summary.json")
     draw_records(out / "simulation.png", records)
+
+
+def _make_folder(out: Path) -> None:
+    """Before time is spent on what goes into it; ConfigError where it cannot be written."""
+    from silva.cli.profile import check_writable
+    from silva.errors import ConfigError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot be made: {error.strerror}", where=out) from error
+    check_writable(out / "summary.json")
 
 
 def failure(text: str) -> Any:
@@ -161,9 +181,11 @@ def lines(summary: dict[str, Any]) -> str:
         ("time a token", _milliseconds(summary["tpot_ms"])),
         ("tokens from the cache", f"{summary['cached_tokens']:,}"),
         ("largest queue", f"{summary['largest_queue']:,}"),
+        ("keys and values", f"{summary['largest_kv_share']:.0%} of the memory at most"),
     ]
     rows += [("changes of roles", f"{len(summary['moves']):,}")] if summary["moves"] else []
     rows += [(f"busy {name}", f"{share:.0%}") for name, share in summary["busy"].items()]
+    rows += [(f"links of {name}", f"{share:.1%}") for name, share in summary["links"].items()]
     return "\n".join(f"{name:<24}{value}" for name, value in rows)
 
 

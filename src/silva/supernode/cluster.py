@@ -42,6 +42,11 @@ class Cluster:
     cache_gb: float = setting(0.0, help="memory of the context cache; 0: none", low=0, high=1e6)
     caches: int = setting(4, help="instances that share this memory", low=1, high=1000)
     cache_plane: str = setting("ub", help="plane to it", choices=("ub", "vpc"))
+    model_cache: str = setting(
+        "ems",
+        help="from where an instance that comes back loads its model",
+        choices=("none", "local", "ems"),
+    )
     mtp: bool = setting(True, help="whether drafts are verified")
     acceptance: float = setting(0.7, help="share of drafts that hold", low=0, high=1)
     expert_skew: float = setting(

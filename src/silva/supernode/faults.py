@@ -15,8 +15,10 @@ from silva.errors import ConfigError
 from silva.supernode.cluster import Cluster, Failure
 from silva.supernode.engine import Engine
 from silva.supernode.fleet import Fleet, step_times
+from silva.supernode.modelcache import model_cache
 from silva.supernode.system import System
 from silva.supernode.traces import Traffic
+from silva.supernode.workload import ModelLoad
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Loss:
     engines: tuple[Engine, ...] = ()
     caches: tuple[int, ...] = ()
     switch: int | None = None
+    memory: bool = False
+    """Whether the memory of a node is lost, with the models that it held."""
 
 
 class Faults:
@@ -76,6 +80,16 @@ class Faults:
         prefill, decode = step_times(self._cluster, self.system, self._traffic)
         return prefill if engine.hands_over else decode
 
+    def load_s(self, loss: Loss) -> float:
+        """How long the instances of a loss load their model once they are back.
+
+        All at once: from the object store, which they share, where nothing keeps the model.
+        """
+        policy = self._cluster.model_cache
+        found = model_cache(self._whole, ModelLoad(policy, instances=max(1, len(loss.engines))))
+        kept = policy == "ems" or (policy == "local" and not loss.memory)
+        return found.warm_s if kept and found.warm_s is not None else found.cold_s
+
     def _rewire(self) -> None:
         lost = sum(count > 0 for count in self._switches.values())
         self.system = replace(self._whole, lost_planes=lost)
@@ -111,7 +125,7 @@ class Faults:
             return Loss(failure.at_s, failure.for_s, (engine,))
         hit = zip(setups.engines, self._places(), strict=True)
         engines = tuple(e for e, dies in hit if dies.start < span.stop and span.start < dies.stop)
-        return Loss(failure.at_s, failure.for_s, engines, caches)
+        return Loss(failure.at_s, failure.for_s, engines, caches, memory=role == "node")
 
     def _places(self) -> list[range]:
         """The dies of each instance, in the order of `Fleet.engines`."""

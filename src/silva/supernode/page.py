@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from silva.supernode.decode import decode_step
 from silva.supernode.gantt import draw, window
 from silva.supernode.pictures import draw_records
 from silva.supernode.plan import Plan, Targets, Trial, table
+from silva.supernode.prefill import prefill_step
+from silva.supernode.schedule import Event
 from silva.supernode.simulate import simulate
+from silva.supernode.system import System
 from silva.supernode.traces import Traffic
-from silva.supernode.workload import DecodeLoad
+from silva.supernode.workload import DecodeLoad, PrefillLoad
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -36,9 +40,19 @@ def write_page(path: Path, plan: Plan, targets: Targets, traffic: Traffic) -> No
         mtp=best.cluster.mtp,
         acceptance=best.cluster.acceptance,
     )
-    layer, middle = io.BytesIO(), best.system.network.layers // 2
-    events = window(decode_step(best.system, load).events, range(middle, middle + 1))
-    draw(layer, events, f"a layer of decode at {best.cluster.batch_per_npu} requests a package")
+    batch = PrefillLoad(
+        tokens_per_npu=float(best.cluster.prefill_tokens_per_npu), prompt_len=traffic.mean_prompt
+    )
+    answers = _layer(
+        best.system,
+        decode_step(best.system, load).events,
+        f"a layer of decode at {best.cluster.batch_per_npu} requests a package",
+    )
+    prompts = _layer(
+        best.system,
+        prefill_step(best.system, batch).events,
+        f"a layer of prefill at {batch.tokens_per_npu:,.0f} tokens a package",
+    )
     rows = [("best", best)]
     rows += [("also holds", trial) for trial in plan.frontier if trial != best]
     rows += list(plan.neighbours.items())
@@ -51,10 +65,18 @@ def write_page(path: Path, plan: Plan, targets: Targets, traffic: Traffic) -> No
         _rows(rows),
         f"<p>Binding: {html.escape(best.binding)}.</p>",
         _image("Queues and latencies of the best", queues),
-        _image("Where a layer's time goes", layer),
+        _image("Where a layer's time goes in decode", answers),
+        _image("Where a layer's time goes in prefill", prompts),
         f"<h2>As text</h2><pre>{html.escape(table(plan, targets))}</pre></html>",
     ]
     path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _layer(system: System, events: Sequence[Event], title: str) -> io.BytesIO:
+    """The layer in the middle of a step, drawn."""
+    picture, middle = io.BytesIO(), system.network.layers // 2
+    draw(picture, window(events, range(middle, middle + 1)), title)
+    return picture
 
 
 def _rows(rows: list[tuple[str, Trial]]) -> str:

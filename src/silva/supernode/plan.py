@@ -30,10 +30,10 @@ DEGREES = (8, 16, 32, 64, 144, 320)
 PREFILL_DEGREES = (8, 16, 32, 64)
 """Dies of a prefill instance that are tried."""
 
-CACHE_SHARES = (0.0, 1 / 64, 1 / 8, 1 / 2)
+CACHE_SHARES = (1 / 64, 1 / 8, 1 / 2)
 """Parts of the memory of a plan's nodes that are tried as context cache, where prompts share any."""
 
-BATCH_SHARES = (1.0, 3 / 4, 1 / 2)
+BATCH_SHARES = (3 / 4, 1 / 2)
 """Caps of the batch that are tried, as parts of the largest within the target."""
 
 MOST_BATCH = 256
@@ -73,6 +73,11 @@ class Trial:
             f"{c.prefill} prefill x {s.prefill.dies} dies, {c.decode} decode x {s.decode.dies} dies"
             f"{cache}"
         )
+
+    @property
+    def price(self) -> float:
+        """Of its nodes, in the unit of the machine's file, to hold against other machines."""
+        return self.nodes * self.system.machine.node.price
 
     @property
     def cost(self) -> tuple[int, float, float]:
@@ -134,6 +139,7 @@ def table(plan: Plan, targets: Targets) -> str:
     lines += [_line("   or: " + trial.name, trial) for trial in plan.frontier if trial != plan.best]
     lines += [_line(f"best, {name}", trial) for name, trial in plan.neighbours.items()]
     lines += ["", f"at most {plan.best.cluster.batch_per_npu} requests a package decode"]
+    lines.append(f"price of its nodes: {plan.best.price:g}")
     return "\n".join([*lines, f"binding: {plan.best.binding}"])
 
 
@@ -188,11 +194,12 @@ def _other_cache(best: Trial, traffic: Traffic) -> list[tuple[System, Cluster]]:
     if not traffic.shared:
         return []
     memory = best.nodes * best.system.machine.node.dram_gb
-    sizes = [float(int(memory * share)) for share in CACHE_SHARES]
     return [
-        (best.system, replace(best.cluster, cache_gb=size, caches=best.nodes))
-        for size in sizes
-        if size != best.cluster.cache_gb
+        (
+            best.system,
+            replace(best.cluster, cache_gb=float(int(memory * share)), caches=best.nodes),
+        )
+        for share in CACHE_SHARES
     ]
 
 
@@ -363,6 +370,7 @@ def _plain(trial: Trial) -> dict[str, Any]:
         "batch_per_npu": trial.cluster.batch_per_npu,
         "cache_gb": trial.cluster.cache_gb,
         "nodes": trial.nodes,
+        "price": trial.price,
         "ttft_p99_ms": trial.ttft_s * 1e3,
         "tpot_p99_ms": trial.tpot_s * 1e3,
         "goodput": trial.goodput,

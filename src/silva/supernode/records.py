@@ -24,6 +24,8 @@ class Sample:
     waiting: int
     running: int
     coming: int
+    kv_share: float
+    """Of all blocks of keys and values, those that somebody holds."""
 
 
 @dataclass
@@ -39,6 +41,11 @@ class Records:
     samples: list[Sample] = field(default_factory=list)
     busy: dict[str, float] = field(default_factory=dict)
     """Share of the time that each instance computes."""
+    links: dict[str, float] = field(default_factory=dict)
+    """Share of the time that links carry something: "hand-over", those of the dies of prefill;
+    "cache", those of instances that compute prompts. Nobody waits for a link in a simulation: where
+    a share comes near 1, they would.
+    """
     moves: list[tuple[float, str, str]] = field(default_factory=list)
     """Changes of roles: when, which instance, and as what it went on."""
     steps: int = 0
@@ -92,7 +99,9 @@ class Records:
             "tpot_ms": _percentiles(self.tpot_s),
             "cached_tokens": int(self.cached_tokens.sum()),
             "largest_queue": max(waits, default=0),
+            "largest_kv_share": max((sample.kv_share for sample in self.samples), default=0.0),
             "busy": self.busy,
+            "links": self.links,
             "moves": [list(move) for move in self.moves],
             "steps": self.steps,
         }
@@ -114,6 +123,17 @@ class Records:
             "cached_tokens": self.cached_tokens,
             "attempts": self.attempts,
         }
+        pq.write_table(pa.table(columns), path)
+
+    def write_queues(self, path: Path) -> None:
+        """One row a sample: requests that wait, run, and are on the way, over all instances; and the
+        share of their blocks that is held.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names = ("time_s", "waiting", "running", "coming", "kv_share")
+        columns = {name: [getattr(sample, name) for sample in self.samples] for name in names}
         pq.write_table(pa.table(columns), path)
 
     def write_summary(self, path: Path) -> None:

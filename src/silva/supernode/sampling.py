@@ -30,9 +30,11 @@ class Sampler:
         waiting = sum(each.waiting for each in every) + homeless
         running = sum(each.running for each in every)
         coming = sum(each.coming + each.held for each in every)
+        blocks = sum(each.blocks for each in every)
+        kv_share = sum(each.blocks_used for each in every) / max(1, blocks)
         samples = self.samples
         while self.due_s <= until_s:
-            samples.append(Sample(self.due_s, waiting, running, coming))
+            samples.append(Sample(self.due_s, waiting, running, coming, kv_share))
             self.due_s += self._every_s
             if len(samples) >= MAX_SAMPLES:
                 pairs = zip(samples[::2], samples[1::2], strict=True)

@@ -11,7 +11,6 @@ import gc
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,9 +33,6 @@ from silva.supernode.roles import Roles, check_roles
 from silva.supernode.sampling import Sampler
 from silva.supernode.system import System, load_system
 from silva.supernode.traces import Traffic
-
-_CHUNK = 1 << 14
-"""Arrivals that are plain Python numbers at a time; the rest of the traffic stays in arrays."""
 
 
 def simulate(
@@ -103,6 +99,8 @@ class Simulation:
         self._params: dict[int, SamplingParams] = {}
         self._said: dict[int, int] = {}
         """Tokens that requests which began again had been given."""
+        self._carried_s = {"hand-over": 0.0, "cache": 0.0}
+        """Seconds in which links carried something, summed over instances or their dies."""
         self._events: list[tuple[float, int, Any, Any]] = []
         self._number = 0
         self._sampler = Sampler(self.records.samples, cluster.sample_s)
@@ -138,7 +136,7 @@ class Simulation:
         return self.records
 
     def _handle_all(self) -> int:
-        arrivals = _arrivals(self.traffic)
+        arrivals = self.traffic.arrivals()
         index, next_s, output = next(arrivals)
         events, sampler, count = self._events, self._sampler, 0
         while self.left:
@@ -210,6 +208,7 @@ class Simulation:
             plane = self.cluster.cache_plane
             machine = self.faults.system.machine
             seconds = pool_read_s(machine, tokens, self.token_bytes, plane)
+            self._carried_s["cache"] += seconds
             subject = (engine, engine.generation, request, read)
             self._at(self.now_s + seconds, self._filled, subject)
 
@@ -273,6 +272,7 @@ class Simulation:
         self.fleet.expect(target, tokens)
         journey = _Journey(request, source, source.generation, target, target.generation)
         seconds = hand_over_s(self.system.machine, tokens * self.token_bytes)
+        self._carried_s["hand-over"] += seconds
         self._at(self.now_s + seconds, self._land, journey)
         return True
 
@@ -308,11 +308,16 @@ class Simulation:
                 self.cache.lose(number)
         if loss.switch is not None:
             self._slow(self.faults.lose_switch(loss.switch))
+        back_s = self.now_s + loss.for_s
+        self._at(back_s, self._return, loss)
+        if not loss.engines:
+            return
+        back_s += self.faults.load_s(loss)
         for engine in loss.engines:
-            engine.back_s = max(engine.back_s, self.now_s + loss.for_s)
+            engine.back_s = max(engine.back_s, back_s)
             if engine.up:  # else nothing is left to lose, but it may take longer
                 self._lose(engine)
-        self._at(self.now_s + loss.for_s, self._return, loss)
+        self._at(back_s, self._loaded, loss)
 
     def _lose(self, engine: Engine) -> None:
         engine.interrupt(self.now_s)
@@ -340,6 +345,9 @@ class Simulation:
                 self.cache.restore(number)
         if loss.switch is not None:
             self._slow(self.faults.restore_switch(loss.switch))
+
+    def _loaded(self, loss: Loss) -> None:
+        """Instances have their model again, and requests that found nobody go to them."""
         for engine in loss.engines:
             if not engine.up and self.now_s >= engine.back_s:  # else another failure lasts longer
                 self.fleet.restore(engine)
@@ -370,16 +378,10 @@ class Simulation:
             over = engine.due_s - self.now_s if engine.due_s != math.inf else 0.0
             self.records.busy[engine.name] = float(np.clip((engine.busy_s - over) / seconds, 0, 1))
             self.records.steps += engine.steps
-
-
-def _arrivals(traffic: Traffic) -> Iterator[tuple[int, float, int]]:
-    """Number, time and tokens of the answer of each request, and -1 for ever after the last one."""
-    for start in range(0, len(traffic), _CHUNK):
-        times = traffic.arrival_s[start : start + _CHUNK].tolist()
-        outputs = traffic.output[start : start + _CHUNK].tolist()
-        yield from zip(range(start, start + len(times)), times, outputs, strict=True)
-    while True:
-        yield -1, math.inf, 0
+        readers = self.cluster.prefill or self.cluster.decode
+        senders = self.cluster.prefill * self.system.prefill.dies
+        for name, links in (("hand-over", senders), ("cache", readers)):
+            self.records.links[name] = self._carried_s[name] / (max(1, links) * seconds)
 
 
 def _column(values: NDArray[np.float64]) -> memoryview[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ MAX_REQUESTS = 20_000_000
 MAX_LINE = 1 << 20
 MAX_TOKENS = 10_000_000
 MOONCAKE_BLOCK = 512
+_CHUNK = 1 << 14
+"""Arrivals that are plain Python numbers at a time; the rest of the traffic stays in arrays."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Parsed = tuple[float, int, int, tuple[int, ...]]
@@ -52,6 +55,15 @@ class Traffic:
             output=self.output[:count],
             shared=self.shared[:count],
         )
+
+    def arrivals(self) -> Iterator[tuple[int, float, int]]:
+        """Number, time and tokens of the answer of each request, and -1 for ever after the last."""
+        for start in range(0, len(self), _CHUNK):
+            times = self.arrival_s[start : start + _CHUNK].tolist()
+            outputs = self.output[start : start + _CHUNK].tolist()
+            yield from zip(range(start, start + len(times)), times, outputs, strict=True)
+        while True:
+            yield -1, math.inf, 0
 
     @property
     def seconds(self) -> float:
