@@ -158,6 +158,7 @@ class Engine:
             backend=backend,
         )
         self.spent = Spent()
+        self._load = self.state.load()
         self._vocab_size = model.config.vocab_size
         self._clock = clock
         self._tracked: dict[str, Tracked] = {}
@@ -243,7 +244,10 @@ class Engine:
         last one were told.
         """
         now_s = self._clock()
-        self.spent.turn(now_s)
+        step_s = self.spent.turn(now_s)
+        if step_s is not None:
+            # Clients wait for the whole step, so a target counts policy and messages too.
+            self.step_time.observe(*self._load, step_s)
         plan = scheduler.schedule(self.state, now_s, self.step_time)
         self.spent.preempted += len(plan.preempted)
         begun = fills.lookups(self.state)
@@ -258,11 +262,10 @@ class Engine:
             # Blocks that were given back may let another request start.
             return bool(plan.left)
         self._failed_steps = 0
-        load, seconds = self.state.load(), executed.result.seconds
+        self._load, seconds = self.state.load(), executed.result.seconds
         right = sum(count for _, count in executed.result.more)
-        self.spent.computed(now_s, seconds, self.runner.model_s, load.decoding, right)
+        self.spent.computed(now_s, seconds, self.runner.model_s, self._load.decoding, right)
         self.spent.drafted += executed.drafted
-        self.step_time.observe(*load, seconds)
         lose(self.state, executed.failed)
         finished = (request for request, _ in executed.result.finished)
         over = dict.fromkeys((*scheduler.ending(self.state, executed.result.more), *finished))

@@ -30,15 +30,19 @@ class Spent:
     _each: float = field(default=0.0, repr=False)
     """Tokens that the last step gave to each request that decoded, on average; 0: none did."""
 
-    def turn(self, now_s: float) -> None:
-        """A step begins, or is looked for: what came before it belongs to the one before."""
-        if self._since_s is not None:
-            step_s = now_s - self._since_s
-            self.step_s += step_s
-            if self._each:
-                tpot_s = step_s / self._each
-                self.tpot_s += (tpot_s - self.tpot_s) / (_LATE if self.tpot_s else 1)
-        self._since_s = None
+    def turn(self, now_s: float) -> float | None:
+        """A step begins, or is looked for: what came before it belongs to the one before.
+
+        Returns the seconds of that one, once.
+        """
+        if self._since_s is None:
+            return None
+        step_s, self._since_s = now_s - self._since_s, None
+        self.step_s += step_s
+        if self._each:
+            tpot_s = step_s / self._each
+            self.tpot_s += (tpot_s - self.tpot_s) / (_LATE if self.tpot_s else 1)
+        return step_s
 
     def computed(
         self, start_s: float, execute_s: float, model_s: float, decoding: int = 0, right: int = 0
