@@ -8,6 +8,7 @@ from pathlib import Path
 
 import claims_serving
 import common
+import render_experts
 from gfm import table
 from tuning import Numbers
 
@@ -44,6 +45,7 @@ def render(results: Path) -> str:
     accuracy = table(("claim, seeds in which it holds", *RECIPES), rows)
     others = (_clusters(results), _demo(results), _memory(results), _overhead(results))
     others += (list(claims_serving.rows(results, UNMEASURED)),)
+    others += (render_experts.claims(results, UNMEASURED),)
     return f"{accuracy}\n\n" + table(
         ("claim", "measured", "holds"), [row for group in others for row in group]
     )

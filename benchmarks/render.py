@@ -16,6 +16,7 @@ from pathlib import Path
 
 import claims
 import common
+import render_experts
 import render_reality
 import render_serving
 from gfm import MISSING, code, percent, plain, provenance, table
@@ -335,6 +336,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "simulator": simulator,
     **{f"hilora-{recipe}": hilora_block(recipe) for recipe in claims.RECIPES},
     **render_serving.BLOCKS,
+    "dispatch": render_experts.dispatch,
     "reality": render_reality.reality,
 }
 

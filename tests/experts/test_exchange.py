@@ -30,12 +30,18 @@ from silva.experts import futex
 from silva.experts.exchange import SharedExchange
 from silva.experts.memory import OwnMemory
 from silva.experts.sizes import BufferSizes
+from silva.kernels import native_loaded
+from silva.kernels.native import Backend
 
+BACKENDS: list[Backend] = ["portable"] + (["native"] if native_loaded() else [])
 pytestmark = pytest.mark.skipif(not futex.supported(), reason="needs Linux on x86-64")
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("ranks", "slots"), [(1, 8), (2, 4), (2, 6), (4, 3), (8, 1)])
-def test_the_answer_is_that_of_experts_in_one_place(ranks: int, slots: int) -> None:
+def test_the_answer_is_that_of_experts_in_one_place(
+    ranks: int, slots: int, backend: Backend
+) -> None:
     table = placement(ranks, slots)
 
     def work(exchange: SharedExchange) -> Any:
@@ -47,7 +53,7 @@ def test_the_answer_is_that_of_experts_in_one_place(ranks: int, slots: int) -> N
             exchange.begin_step()
         return found
 
-    for of_rank in run_ranks(sizes_of(ranks, slots), table, work):
+    for of_rank in run_ranks(sizes_of(ranks, slots), table, work, backend=backend):
         for given, answer in of_rank:
             torch.testing.assert_close(answer, expected(*given))
 
@@ -93,7 +99,8 @@ def test_a_placement_may_change_between_steps() -> None:
         torch.testing.assert_close(after, expected(*given))
 
 
-def test_a_rank_that_leaves_is_not_waited_for_and_replicas_answer() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rank_that_leaves_is_not_waited_for_and_replicas_answer(backend: Backend) -> None:
     # Every expert is on two ranks, so that none is lost with rank 3.
     table = np.array([[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7]])
     left = threading.Event()
@@ -105,14 +112,14 @@ def test_a_rank_that_leaves_is_not_waited_for_and_replicas_answer() -> None:
             left.set()
             return None
         # Threads of one process: this stands for the end of another.
-        exchange._peers[3][0].alive = lambda: not left.is_set()
+        exchange._peers[3].alive = lambda: not left.is_set()
         exchange.begin_step()
         broken, lacks = exchange(LAYER, *given), exchange.incomplete
         exchange.begin_step()
         whole = exchange(LAYER, *given)
         return given, broken, lacks, whole, exchange.incomplete, exchange.dead
 
-    results = run_ranks(sizes_of(4, 4), table, work)
+    results = run_ranks(sizes_of(4, 4), table, work, backend=backend)
     assert results[3] is None
     for given, broken, lacks, whole, lacks_after, dead in results[:3]:
         exact = expected(*given)
@@ -138,10 +145,11 @@ def test_what_a_rank_wrote_before_it_died_counts() -> None:
 
     def last_words() -> bool:
         topic = exchange._topics[LAYER]
-        exchange._mine.announce(1, 1, np.zeros(EXPERTS, np.int64), topic, False)
+        said = [1, topic.word, topic.placement, *[0] * EXPERTS]
+        exchange._flags.post(exchange._mine.flag(1, 1), said)
         return False
 
-    exchange._peers[1][0].alive = last_words
+    exchange._peers[1].alive = last_words
     given = tokens_of(0, 4)
     torch.testing.assert_close(exchange(LAYER, *given), expected(*given))
     assert exchange.dead == set()
@@ -200,10 +208,12 @@ def test_scales_that_would_not_be_aligned_are_refused() -> None:
         run_ranks(sizes_of(1, 8, hidden_size=26, wire="int8"), placement(1, 8), lambda _: None)
 
 
-def test_a_machine_that_may_reorder_stores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_may_reorder_stores_needs_the_compiled_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(ServingError, match="x86-64"):
-        run_ranks(sizes_of(1, 8), placement(1, 8), lambda _: None)
+        run_ranks(sizes_of(1, 8), placement(1, 8), lambda _: None, backend="portable")
 
 
 def test_ranks_whose_buffers_differ_are_an_error() -> None:
@@ -260,4 +270,23 @@ def test_tokens_that_do_not_fit_the_buffers_are_refused() -> None:
 
     # One rank alone, so that nobody waits for what was refused.
     ((given, answer),) = run_ranks(sizes_of(1, 8), placement(1, 8), work)
+    torch.testing.assert_close(answer, expected(*given))
+
+
+def test_a_rank_that_others_took_for_dead_ends_by_itself() -> None:
+    table = np.stack([np.arange(EXPERTS), np.arange(EXPERTS)])
+    excluded = threading.Event()
+
+    def work(exchange: SharedExchange) -> Any:
+        given = tokens_of(exchange.rank, 3)
+        if exchange.rank == 0:
+            exchange.exclude({1})
+            excluded.set()
+            return given, exchange(LAYER, *given)
+        assert excluded.wait(60)
+        with pytest.raises(ServingError, match=r"taken for dead by \[0\]"):
+            exchange(LAYER, *given)
+        return None
+
+    (given, answer), _ = run_ranks(sizes_of(2, EXPERTS), table, work)
     torch.testing.assert_close(answer, expected(*given))

@@ -6,7 +6,7 @@ fused exchange is compared with, and the way over several machines. It knows no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ class CollectiveExchange:
         slots: Mapping[int, NDArray[np.integer]],
         *,
         total: int,
+        run: Callable[[Tensor, Tensor, ExpertWeights], Tensor] = run_plain,
     ) -> None:
         """`experts` of this rank and `slots` [ranks, slots] of all by layer; `total` in a layer."""
-        self._group, self._rank = group, dist.get_rank(group)
+        self._group, self._rank, self._run = group, dist.get_rank(group), run
         self._experts = dict(experts)
         self._slots = {layer: np.asarray(table) for layer, table in slots.items()}
         self._routes = {
@@ -53,7 +54,7 @@ class CollectiveExchange:
         index = {expert: n for n, expert in enumerate(self._experts[layer].ids)}
         place = torch.tensor([index[e] if e >= 0 else 0 for e in held])
         slots = torch.arange(width).repeat(ranks).repeat_interleave(comes.view(-1))
-        answers = run_plain(arrived, place[slots], self._experts[layer])
+        answers = self._run(arrived, place[slots], self._experts[layer])
         back = x.new_empty(len(order), x.shape[1])
         dist.all_to_all_single(back, answers, going, coming, group=self._group)
         made = torch.empty_like(back).index_copy_(0, order, back)

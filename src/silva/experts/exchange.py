@@ -15,10 +15,10 @@ two places in turn, of which the one is free when the flags of the round between
 
 from __future__ import annotations
 
-import time
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,17 +26,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silva.errors import ServingError
-from silva.experts import futex, wire
+from silva.experts import wire
+from silva.experts.flags import flags_for
 from silva.experts.layout import Layout, Topic
-from silva.experts.memory import Member, OwnMemory, PeerMemory
+from silva.experts.memory import Member, Memory, OwnMemory, PeerMemory
+from silva.experts.moves import make_moves
 from silva.experts.routes import Routes
+from silva.experts.sent import Sent
 from silva.experts.sizes import BufferSizes
+from silva.experts.waiting import PATIENCE_S, await_all
+from silva.kernels.native import Backend
 from silva.models.experts import ExpertWeights, run_sorted
 
-LOOK_S = 0.05
-"""How often a rank that waits looks whether the other is still alive."""
-PATIENCE_S = 10.0
-"""After so long without its flag a rank counts as dead, whatever its process does."""
+Run = Callable[[Tensor, Tensor, ExpertWeights], Tensor]
+"""Experts on rows sorted by expert, so many for each: see `run_sorted`."""
 
 
 @dataclass
@@ -49,15 +52,20 @@ class Traffic:
     combine_bytes: int = 0
 
 
-@dataclass
-class _Round:
-    """One round between its stages. Copies of tokens are sent sorted by the place they go to."""
+class _Came(NamedTuple):
+    """Tokens that came in a round."""
 
-    topic: Topic
-    answers: Tensor
-    """Where in the buffer of answers that of each copy will be [tokens, top_k]; -1: it is lost."""
+    ranks: list[int]
     counts: NDArray[np.int64]
-    """Copies that this rank sends [ranks, slots]."""
+    """[ranks, slots]"""
+    more: bool
+    """Whether another rank has more tokens."""
+
+
+class OutOfStepError(ServingError):
+    """The ranks of an exchange do not compute the same: nothing of this pass can be used."""
+
+    usual = "the pass can be begun anew once all ranks agree on what it is"
 
 
 class SharedExchange:
@@ -76,33 +84,38 @@ class SharedExchange:
         slots: Mapping[int, NDArray[np.integer]],
         *,
         total: int,
+        dead: Collection[int] = (),
         patience_s: float = PATIENCE_S,
+        run: Run = run_sorted,
+        backend: Backend = "auto",
     ) -> None:
-        """`members` of all ranks in order; `experts` of this rank and `slots` [ranks, slots] of all
-        ranks by layer; `total` experts in a layer. Raises ServingError when a rank is gone or has
-        other buffers, ValueError where `experts` are not those of the slots or of the buffers.
+        """`members` of all ranks in order, the `dead` left out or not; `experts` of this rank and
+        `slots` [ranks, slots] of all ranks by layer; `total` experts in a layer. Raises ServingError
+        when a rank is gone or has other buffers, ValueError where `experts` are not those of the
+        slots or of the buffers.
         """
-        if not futex.supported():
-            raise ServingError("experts are exchanged in shared memory on Linux on x86-64 alone")
         wire.check(sizes)
-        _check_members(members, sizes)
+        self.dead = set(dead)
+        _check_members(members, sizes, self.dead)
         self.sizes, self.rank, self.traffic = sizes, memory.member.rank, Traffic()
-        self._total, self._patience_s = total, patience_s
+        self._total, self._patience_s, self._run = total, patience_s, run
         self._dtype = next(iter(experts.values())).gate_up.dtype
         if self._dtype.itemsize != sizes.item_bytes:
             raise ValueError(f"values of {self._dtype} have not {sizes.item_bytes} bytes")
-        self._mine = Layout(memory, sizes, self._dtype)
-        self._peers = {
-            m.rank: (p := PeerMemory(m), Layout(p, sizes, self._dtype))
-            for m in members
-            if m.rank != self.rank
-        }
-        self.dead: set[int] = set()
+        others = [m for m in members if m.rank not in {self.rank, *self.dead}]
+        self._peers = {m.rank: PeerMemory(m) for m in others}
+        memories: dict[int, Memory] = {self.rank: memory, **self._peers}
+        self._layouts = {n: Layout(m, sizes, self._dtype) for n, m in memories.items()}
+        self._mine = self._layouts[self.rank]
+        self._flags = flags_for(backend)
+        self._moves = make_moves(backend, self.rank, self._layouts, sizes, self._dtype)
+        self.gone_on: Callable[[int], bool] = lambda rank: False
+        """Whether a rank has left the present pass, so that nothing of it will come any more."""
         self._routes: dict[int, Routes] = {}
         self._experts: dict[int, ExpertWeights] = {}
         self._slots: dict[int, NDArray[np.integer]] = {}
         self._topics: dict[int, Topic] = {}
-        self._by_place: dict[int, list[int]] = {}
+        self._by_place: dict[int, NDArray[np.int64]] = {}
         for layer, of_layer in experts.items():
             self.rebalance(layer, slots[layer], of_layer)
         self._round = 0
@@ -110,12 +123,16 @@ class SharedExchange:
 
     def __call__(self, layer: int, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         """See `ExpertExchange`. Tokens beyond the local batch go in further rounds."""
+        if x.shape[1:] != (self.sizes.hidden_size,) or experts.shape[1] > self.sizes.top_k:
+            raise ValueError(
+                f"x {tuple(x.shape)} to {experts.shape[1]} experts each does not fit the buffers"
+            )
         parts, missing, at = [], [], 0
         while True:
             some = slice(at, at + self.sizes.local_batch)
             at += self.sizes.local_batch
             sent = self._dispatch(layer, x[some], experts[some], more=at < len(x))
-            others_go_on = self._serve(sent)
+            others_go_on = self._serve(layer)
             made, lacks = self._combine(sent, weights[some])
             parts.append(made.to(x.dtype))
             missing.append(lacks)
@@ -137,9 +154,45 @@ class SharedExchange:
         return self._incomplete
 
     def exclude(self, ranks: Collection[int]) -> None:
-        """Ranks that are dead: nothing is sent to them, and nobody waits for them any more."""
-        self.dead |= set(ranks) - {self.rank}
+        """Ranks that are dead: nothing is sent to them, and nobody waits for them any more.
+
+        One that lives all the same learns of it where it waits next, and raises ServingError.
+        """
+        out = set(ranks) - {self.rank} - self.dead
+        if not out:
+            return
+        for rank in out:
+            self._layouts[rank].put_out(self.rank)
+        self.dead |= out
         self._routes.clear()
+
+    def admit(self, member: Member) -> None:
+        """A new process in the place of a rank that is dead, on all ranks between two passes.
+
+        Raises ServingError when it is gone already, or has other buffers.
+        """
+        if member.size != self.sizes.total or member.rank not in self.dead:
+            raise ServingError(f"rank {member.rank} cannot join the exchange as it is")
+        peer = PeerMemory(member)
+        self._peers[member.rank] = peer
+        self._layouts[member.rank] = Layout(peer, self.sizes, self._dtype)
+        self._mine.forgive(member.rank)
+        self.dead.discard(member.rank)
+        self._routes.clear()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of tokens and experts."""
+        return self._dtype
+
+    @property
+    def round(self) -> int:
+        """The number of the last round; that of all ranks is the same in step."""
+        return self._round
+
+    def resume(self, number: int) -> None:
+        """Go on after round `number`, as all ranks do, between two passes."""
+        self._round = number
 
     def rebalance(
         self, layer: int, slots: NDArray[np.integer], experts: ExpertWeights | None = None
@@ -155,7 +208,9 @@ class SharedExchange:
         self._topics[layer] = Topic(layer, zlib.crc32(slots.astype("<i8").tobytes()))
         self._routes.pop(layer, None)
 
-    def _slots_by_place(self, slots: NDArray[np.integer], experts: ExpertWeights) -> list[int]:
+    def _slots_by_place(
+        self, slots: NDArray[np.integer], experts: ExpertWeights
+    ) -> NDArray[np.int64]:
         """The slot of each expert in this rank's weights, in the order of the weights."""
         if slots.shape != (self.sizes.ranks, self.sizes.slots):
             raise ValueError(f"a placement {slots.shape} does not fit the buffers")
@@ -163,133 +218,100 @@ class SharedExchange:
         # A slot that nobody computes would be answered with what lay there before.
         if sorted(expert for expert in held if expert >= 0) != sorted(experts.ids):
             raise ValueError(f"rank {self.rank} holds {experts.ids}, the placement says {held}")
-        return [held.index(expert) for expert in experts.ids]
+        return np.array([held.index(expert) for expert in experts.ids], np.int64)
 
     def _route(self, layer: int) -> Routes:
         if layer not in self._routes:
             self._routes[layer] = Routes(self._slots[layer], self._total, self.rank, self.dead)
         return self._routes[layer]
 
-    def _others(self) -> list[int]:
-        """Ranks alive, beginning after this one, so that not all write to the same one first."""
-        ranks = self.sizes.ranks
-        turn = [(self.rank + n) % ranks for n in range(1, ranks)]
-        return [rank for rank in turn if rank not in self.dead]
+    def _alive(self) -> list[int]:
+        return [rank for rank in range(self.sizes.ranks) if rank not in self.dead]
 
-    def _dispatch(self, layer: int, x: Tensor, experts: Tensor, *, more: bool) -> _Round:
+    def _dispatch(self, layer: int, x: Tensor, experts: Tensor, *, more: bool) -> Sent:
         """Write tokens x into the memory of the ranks that hold their experts."""
         self._round += 1
-        topic = self._topics[layer]
-        width, top_k = self.sizes.slots, experts.shape[1]
-        places = self._route(layer).places(experts).reshape(-1)
-        order = places.argsort(stable=True)[int((places < 0).sum()) :]
-        counts = places[order].bincount(minlength=self.sizes.ranks * width).numpy()
-        by_rank = counts.reshape(-1, width)
-        sums = by_rank.sum(axis=1)
-        # Beyond its own part of a buffer a rank would write into another's.
-        if sums.max() > self.sizes.max_tokens or x.shape[1] != self.sizes.hidden_size:
-            raise ValueError(f"x {tuple(x.shape)} to {top_k} experts each does not fit the buffers")
-        ends = sums.cumsum()
-        rows, encoded = order // top_k, wire.encode(x, self.sizes)
-        for rank in (*self._others(), self.rank):
-            there = self._mine if rank == self.rank else self._peers[rank][1]
-            if sums[rank]:
-                mine = rows[ends[rank] - sums[rank] : ends[rank]]
-                wire.write(encoded, mine, there.tokens[self.rank])
-            there.announce(self.rank, self._round, by_rank[rank], topic, more)
-            if rank != self.rank:
-                self.traffic.tokens += int(sums[rank])
-                self.traffic.dispatch_bytes += int(sums[rank]) * self.sizes.dispatch_message
-        # Answers come back in the order in which the copies were sent.
-        place = np.repeat(np.arange(len(sums)) * self.sizes.max_tokens - (ends - sums), sums)
-        answers = torch.full_like(places, -1)
-        answers[order] = torch.from_numpy(place + np.arange(len(place)))
-        return _Round(topic, answers.view(len(x), top_k), by_rank)
+        topic = self._topics[layer]._replace(more=more)
+        sent = self._moves.send(self._alive(), self._round, topic, x, experts, self._route(layer))
+        away = int(sent.counts.sum() - sent.counts[self.rank].sum())
+        self.traffic.tokens += away
+        self.traffic.dispatch_bytes += away * self.sizes.dispatch_message
+        return sent
 
-    def _serve(self, sent: _Round) -> bool:
+    def _serve(self, layer: int) -> bool:
         """Run this rank's experts on what came, and answer; whether another rank has more tokens."""
-        came: dict[int, tuple[Tensor, list[int]]] = {}
-        go_on = False
-        for rank in (self.rank, *self._others()):
-            if not self._arrived(rank, self._mine.flag(rank, self._round), self._round):
-                continue
-            topic, more, counts = self._mine.announced(rank, self._round)
-            if topic.layer != sent.topic.layer:
-                raise ServingError(f"rank {rank} is at layer {topic.layer}, {self.rank} is not")
-            if topic != sent.topic:
-                raise ServingError(f"ranks {rank} and {self.rank} place experts differently")
-            go_on = go_on or (more and rank != self.rank)
-            if sum(counts):
-                slot = self._mine.tokens[rank]
-                came[rank] = (wire.read(slot, sum(counts), self._dtype), counts)
-        if came:
-            self._answer(sent.topic.layer, came)
-        return go_on
+        came = self._came(self._topics[layer])
+        if came.ranks:
+            order = self._by_place[layer]
+            rows = self._moves.gather(came.ranks, came.counts, order)
+            totals = torch.from_numpy(came.counts[:, order].sum(axis=0))
+            made = self._run(rows, totals, self._experts[layer])
+            self._moves.answer(came.ranks, self._round, came.counts, order, made)
+            away = int(came.counts.sum())
+            if self.rank in came.ranks:
+                away -= int(came.counts[came.ranks.index(self.rank)].sum())
+            self.traffic.answers += away
+            self.traffic.combine_bytes += away * self.sizes.combine_message
+        return came.more
 
-    def _answer(self, layer: int, came: Mapping[int, tuple[Tensor, list[int]]]) -> None:
-        """Gather what came expert by expert, run them all, and write each answer where it belongs."""
-        pieces: list[Tensor] = []
-        targets: list[Tensor] = []
-        totals = []
-        offsets = {rank: np.cumsum([0, *counts]).tolist() for rank, (_, counts) in came.items()}
-        for slot in self._by_place[layer]:
-            totals.append(sum(counts[slot] for _, counts in came.values()))
-            for rank, (tokens, counts) in came.items():
-                if counts[slot]:
-                    start = offsets[rank][slot]
-                    here = slice(start, start + counts[slot])
-                    there = self._mine if rank == self.rank else self._peers[rank][1]
-                    pieces.append(tokens[here])
-                    targets.append(there.answers[self.rank][here])
-        made = run_sorted(torch.cat(pieces), torch.tensor(totals), self._experts[layer])
-        for target, answers in zip(targets, made.split([len(p) for p in pieces]), strict=True):
-            target.copy_(answers)
-        for rank, (_, counts) in came.items():
-            there = self._mine if rank == self.rank else self._peers[rank][1]
-            there.answered_all(self.rank, self._round)
-            if rank != self.rank:
-                self.traffic.answers += sum(counts)
-                self.traffic.combine_bytes += sum(counts) * self.sizes.combine_message
+    def _came(self, mine: Topic) -> _Came:
+        """Wait for the flags of all ranks; who sent tokens, and how many."""
+        here = self._arrived(self._alive(), answers=False)
+        topics, counts = self._mine.announced(here, self._round)
+        for rank, topic in zip(here, topics, strict=True):
+            if topic.layer != mine.layer:
+                raise OutOfStepError(f"rank {rank} is at layer {topic.layer}, {self.rank} is not")
+            if topic.placement != mine.placement:
+                raise OutOfStepError(f"ranks {rank} and {self.rank} place experts differently")
+        more = any(t.more for rank, t in zip(here, topics, strict=True) if rank != self.rank)
+        some = np.flatnonzero(counts.any(axis=1))
+        if len(some) < len(here):
+            here, counts = [here[n] for n in some.tolist()], counts[some]
+        return _Came(here, counts, more)
 
-    def _combine(self, sent: _Round, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _combine(self, sent: Sent, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted sums float32 [tokens, hidden_size]; which tokens lack answers, [tokens].
 
         What lacks counts as nothing. Answers are added in the order of a token's experts, whoever
         gave them.
         """
-        silent = [
-            rank
-            for rank in np.flatnonzero(sent.counts.sum(axis=1)).tolist()
-            if not self._arrived(rank, self._mine.answered(rank), self._round)
-        ]
-        lacks = sent.answers < 0
+        asked = np.flatnonzero(sent.counts.sum(axis=1)).tolist()
+        silent = sorted(set(asked) - set(self._arrived(asked, answers=True)))
+        answers = sent.answers
         if silent:
-            lacks |= torch.isin(sent.answers // self.sizes.max_tokens, torch.tensor(silent))
-        total = torch.zeros(len(weights), self.sizes.hidden_size)
-        some = bool(lacks.any())
-        for k in range(weights.shape[1]):
-            made = self._mine.all_answers[sent.answers[:, k].clamp_min(0)].float()
-            if some:
-                made[lacks[:, k]] = 0
-            total.addcmul_(made, weights[:, k, None])
-        return total, lacks.any(dim=1)
+            of_silent = torch.isin(answers // self.sizes.max_tokens, torch.tensor(silent))
+            answers = answers.masked_fill(of_silent, -1)
+        return self._moves.combine(answers, weights), (answers < 0).any(dim=1)
 
-    def _arrived(self, rank: int, word: int, value: int) -> bool:
-        """Sleep until a word of this rank's memory holds `value`; False when `rank` is dead."""
-        deadline_s, gone = 0.0, False
-        while rank not in self.dead:
-            found = self._mine.word(word)
-            if found == value % 2**32:
-                return True
-            # Only now that the word was looked at again: what a rank wrote before it died counts.
-            if gone:
-                self.exclude({rank})
-                break
-            deadline_s = deadline_s or time.monotonic() + self._patience_s
-            futex.wait(self._mine.address_of(word), found, LOOK_S)
-            if self._mine.word(word) != value % 2**32:
-                gone = time.monotonic() > deadline_s or not self._peers[rank][0].alive()
-        return False
+    def _arrived(self, ranks: Sequence[int], *, answers: bool) -> list[int]:
+        """Sleep until the flags of all of them are here; those whose flags are, the others died."""
+        mine = self._mine
+        words = {
+            rank: mine.answered(rank) if answers else mine.flag(rank, self._round)
+            for rank in ranks
+            if rank not in self.dead
+        }
+        died = await_all(
+            self._flags,
+            words,
+            self._round,
+            alive=lambda rank: self._peers[rank].alive(),
+            patience_s=self._patience_s,
+            check=self._check_late,
+        )
+        if died:
+            self.exclude(died)
+        return [rank for rank in words if rank not in died]
+
+    def check_out(self) -> None:
+        """Raise ServingError when another rank has taken this one for dead."""
+        if by := set(self._mine.put_out_by()) - self.dead:
+            raise ServingError(f"rank {self.rank} was taken for dead by {sorted(by)}")
+
+    def _check_late(self, late: Sequence[int]) -> None:
+        self.check_out()
+        if any(map(self.gone_on, late)):
+            raise OutOfStepError(f"rank {self.rank} is in a pass that others have left")
 
     def _note(self, lacks: Tensor) -> None:
         if not len(self._incomplete):
@@ -299,7 +321,8 @@ class SharedExchange:
         self._incomplete = self._incomplete | lacks
 
 
-def _check_members(members: Sequence[Member], sizes: BufferSizes) -> None:
+def _check_members(members: Sequence[Member], sizes: BufferSizes, dead: Collection[int]) -> None:
     """Raise ServingError unless there is memory of these sizes for each rank, in order."""
-    if [(m.rank, m.size) for m in members] != [(rank, sizes.total) for rank in range(sizes.ranks)]:
+    found = [(m.rank, m.size) for m in members if m.rank not in dead]
+    if found != [(rank, sizes.total) for rank in range(sizes.ranks) if rank not in dead]:
         raise ServingError("the ranks of the exchange do not agree on how many or how large it is")

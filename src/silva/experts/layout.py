@@ -1,16 +1,17 @@
 """Where in a rank's memory everything is: flags and counts, tokens that arrive, answers.
 
     [round odd or even][rank] flag, topic, placement, counts by slot   written by that rank
-    [rank] flag of its answers                                         written by that rank
+    [rank] flag of its answers, whether this one is out                written by that rank
     [rank][max_tokens] tokens                                          written by that rank
     [rank][max_tokens] answers                                         written by that rank
 
 A flag is the number of its round and is written last: who sees it sees all that it stands for
-(silva.experts.futex says where that holds).
+(silva.experts.flags sees to that).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,26 +19,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silva.experts import futex, wire
+from silva.experts import wire
+from silva.experts.flags import WORD_BYTES
 from silva.experts.memory import Memory
 from silva.experts.sizes import LINE_BYTES, BufferSizes
 
 
 class Topic(NamedTuple):
-    """What a round is about; the same on all ranks, or they are out of step."""
+    """What a round is about; layer and placement are the same on all ranks, or they are out of step."""
 
     layer: int
     placement: int
     """A 32-bit checksum of which experts are where."""
+    more: bool = False
+    """Whether the rank has more tokens for it than fit into this round."""
+
+    @property
+    def word(self) -> int:
+        """Layer and `more` as they are written."""
+        return 2 * self.layer + self.more
 
 
 class Layout:
-    """One rank's memory, seen by itself or by another; `word`s are counted from the beginning."""
+    """One rank's memory, seen by itself or by another. Addresses are those of this process."""
 
     def __init__(self, memory: Memory, sizes: BufferSizes, dtype: torch.dtype) -> None:
-        self._memory, self._sizes = memory, sizes
+        self._memory, self._sizes, self.address = memory, sizes, memory.address
         words: NDArray[np.uint32] = memory.bytes[: sizes.control].numpy().view(np.uint32)
         self._words = words
+        flags = words[: 2 * sizes.ranks * sizes.line // WORD_BYTES]
+        self._lines: NDArray[np.uint32] = flags.reshape(2 * sizes.ranks, -1)
         raw = memory.bytes[sizes.control : sizes.total]
         tokens = raw[: sizes.dispatch].view(sizes.ranks, sizes.max_tokens, sizes.dispatch_message)
         self.tokens = [wire.lay_out(tokens[n], sizes, dtype) for n in range(sizes.ranks)]
@@ -48,40 +59,32 @@ class Layout:
         """By the rank that writes them."""
 
     def flag(self, rank: int, number: int) -> int:
-        """The word that holds `number` once the tokens of `rank` in that round are all here."""
-        return ((number % 2) * self._sizes.ranks + rank) * self._sizes.line // 4
+        """The address of what holds `number` once the tokens of `rank` in that round are here."""
+        return self._memory.address + ((number % 2) * self._sizes.ranks + rank) * self._sizes.line
 
     def answered(self, rank: int) -> int:
-        """The word that holds a round's number once the answers of `rank` are all here."""
-        return (2 * self._sizes.ranks * self._sizes.line + rank * LINE_BYTES) // 4
+        """The address of what holds a round's number once the answers of `rank` are all here."""
+        return self._memory.address + 2 * self._sizes.ranks * self._sizes.line + rank * LINE_BYTES
 
-    def word(self, index: int) -> int:
-        """A word's value."""
-        return int(self._words[index])
+    def announced(self, ranks: Sequence[int], number: int) -> tuple[list[Topic], NDArray[np.int64]]:
+        """What `ranks` wrote beside their flags: topics, and counts [ranks, slots]."""
+        at = (number % 2) * self._sizes.ranks
+        said = self._lines[[at + rank for rank in ranks], 1 : 3 + self._sizes.slots]
+        topics = [Topic(word // 2, of, bool(word % 2)) for word, of in said[:, :2].tolist()]
+        return topics, said[:, 2:].astype(np.int64)
 
-    def address_of(self, index: int) -> int:
-        """A word's place in this process's memory."""
-        return self._memory.address + 4 * index
+    def put_out(self, rank: int) -> None:
+        """As `rank`: whose memory this is counts as dead from now on."""
+        self._words[self._out(rank)] = 1
 
-    def announce(
-        self, rank: int, number: int, counts: NDArray[np.int64], topic: Topic, more: bool
-    ) -> None:
-        """As `rank`: the tokens of this round are here, so many for each slot of a layer."""
-        at = self.flag(rank, number)
-        self._words[at + 3 : at + 3 + len(counts)] = counts
-        self._words[at + 1 : at + 3] = 2 * topic.layer + more, topic.placement
-        self._raise(at, number)
+    def put_out_by(self) -> list[int]:
+        """The ranks for which this one is dead."""
+        out = self._words[self._out(0) :: LINE_BYTES // WORD_BYTES][: self._sizes.ranks]
+        return np.flatnonzero(out).tolist()
 
-    def announced(self, rank: int, number: int) -> tuple[Topic, bool, list[int]]:
-        """What `rank` announced: topic, whether it has more tokens for it, counts by slot."""
-        at = self.flag(rank, number)
-        layer, placement, *counts = self._words[at + 1 : at + 3 + self._sizes.slots].tolist()
-        return Topic(layer // 2, placement), bool(layer % 2), counts
+    def forgive(self, rank: int) -> None:
+        """As this memory's own rank: another process has taken the place of `rank`."""
+        self._words[self._out(rank)] = 0
 
-    def answered_all(self, rank: int, number: int) -> None:
-        """As `rank`: the answers to all that was sent to it in this round are here."""
-        self._raise(self.answered(rank), number)
-
-    def _raise(self, index: int, number: int) -> None:
-        self._words[index] = number % 2**32
-        futex.wake(self.address_of(index))
+    def _out(self, rank: int) -> int:
+        return (self.answered(rank) - self._memory.address) // WORD_BYTES + 1

@@ -29,12 +29,14 @@ class Routes:
         most = max(1, *(len(places) for places in held))
         self.lost = tuple(expert for expert, places in enumerate(held) if not places)
         """Experts that no rank alive holds."""
-        self._count = torch.tensor([len(places) for places in held])
-        self._places = torch.tensor([places + [-1] * (most - len(places)) for places in held])
+        self.held = torch.tensor([len(places) for places in held])
+        """Replicas of each expert [experts]."""
+        self.replicas = torch.tensor([places + [-1] * (most - len(places)) for places in held])
+        """Their places [experts, most]; -1 where there are fewer."""
         self._rank = rank
 
     def places(self, experts: Tensor) -> Tensor:
         """The place for each of a token's experts int64 [tokens, top_k]; -1: it is lost."""
         turn = torch.arange(len(experts))[:, None] + self._rank
-        turn = turn % self._count[experts].clamp_min(1)
-        return self._places[experts].gather(2, turn[..., None])[..., 0]
+        turn = turn % self.held[experts].clamp_min(1)
+        return self.replicas[experts].gather(2, turn[..., None])[..., 0]

@@ -3,8 +3,9 @@
 #include "module.hpp"
 
 NB_MODULE(_native, module) {
-    module.doc() = "Compiled operators of silva.kernels; see native.py and paged.py.";
+    module.doc() = "Compiled operators of silva.kernels; see native.py, paged.py and exchange.py.";
     bind_overlap(module);
     bind_attention(module);
     bind_store(module);
+    bind_exchange(module);
 }

@@ -6,3 +6,4 @@
 void bind_overlap(nanobind::module_& module);
 void bind_attention(nanobind::module_& module);
 void bind_store(nanobind::module_& module);
+void bind_exchange(nanobind::module_& module);

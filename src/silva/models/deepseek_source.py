@@ -93,7 +93,10 @@ class DeepseekSource(MappedTensors):
         inner, hidden = self.config.expert_size, self.config.hidden_size
         gate_up = self._stacked(names.gate_up, (inner, hidden), dtype)
         down = self._stacked(names.down, (hidden, inner), dtype)
-        return ExpertWeights(ids, gate_up.view(-1, 2 * inner, hidden), down.view(-1, hidden, inner))
+        kept = len(ids)
+        return ExpertWeights(
+            ids, gate_up.view(kept, 2 * inner, hidden), down.view(kept, hidden, inner)
+        )
 
     def _stacked(self, names: Sequence[str], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Matrices one below the other: one view where they lie so in one file as `dtype`."""

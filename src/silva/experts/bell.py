@@ -1,0 +1,59 @@
+"""A thread that sleeps on a rank's bell while the rank has nothing to compute."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from silva.experts.board import Board
+from silva.experts.flags import Flags
+
+LOOK_S = 1.0
+"""How often it looks whether it is still wanted."""
+
+
+class Bell:
+    """Calls `rung()`, on its own thread, when a vote begins that the owner should take part in."""
+
+    def __init__(self, board: Board, flags: Flags, rung: Callable[[], None]) -> None:
+        self._board, self._flags, self._rung = board, flags, rung
+        self._number, self._over = 0, False
+        self._wanted = threading.Condition()
+        threading.Thread(target=self._run, name="bell", daemon=True).start()
+
+    def sleep_until(self, number: int) -> None:
+        """The owner goes to sleep before this vote; it must look once more after this."""
+        self._board.sleeps = True
+        # A call of the system, which no processor lets the owner's next look go before.
+        self._flags.post(self._board.bell, [self._board.rung])
+        with self._wanted:
+            self._number = number
+            self._wanted.notify()
+
+    def wake(self) -> None:
+        """The owner is awake: nobody needs to ring."""
+        if self._board.sleeps:
+            self._board.sleeps = False
+            with self._wanted:
+                number, self._number = self._number, 0
+            self._flags.post(self._board.bell, [number])
+
+    def close(self) -> None:
+        """End the thread, within a second."""
+        with self._wanted:
+            self._over = True
+            self._wanted.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._wanted:
+                while not (self._number or self._over):
+                    self._wanted.wait()
+                if self._over:
+                    return
+                number = self._number
+            if not self._flags.missing([self._board.bell], number, LOOK_S):
+                with self._wanted:
+                    asleep, self._number = self._number == number, 0
+                if asleep:
+                    self._rung()

@@ -1,0 +1,92 @@
+"""A language model whose experts are spread over a group of ranks: one rank's side of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from silva.experts.exchange import OutOfStepError
+from silva.experts.group import Pass, RankGroup
+from silva.models.language import DraftingModel, LanguageConfig
+
+log = logging.getLogger("silva.experts")
+
+
+class RankedModel:
+    """A `DraftingModel` (silva.models.language) that votes before each pass.
+
+    A pass in which a rank died, and some answers with it, is computed again: what it wrote to the
+    memory of latents is written anew.
+    """
+
+    def __init__(self, model: DraftingModel, group: RankGroup) -> None:
+        """`model` reaches its experts through `group`."""
+        self.model, self.group = model, group
+        self.repeated = 0
+        """Passes that were computed again."""
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def digest(self) -> str:
+        return self.model.digest
+
+    @property
+    def config(self) -> LanguageConfig:
+        return self.model.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
+        """See `LanguageModel`."""
+        return self._pass(Pass.HIDDEN, lambda: self.model.hidden(tokens, positions, attend))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `LanguageModel`."""
+        return self.model.logits(hidden)
+
+    def draft(self, hidden: Tensor, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
+        """See `DraftingModel`."""
+        return self._pass(Pass.DRAFT, lambda: self.model.draft(hidden, tokens, positions, attend))
+
+    def told(self) -> dict[str, float]:
+        """What an operator sees of the group, by this rank."""
+        group = self.group
+        return {
+            "ranks_alive": float(len(group.alive())),
+            "experts_loaded": float(group.moved),
+            "passes_repeated": float(self.repeated),
+        }
+
+    def _pass(self, wanted: Pass, compute: Callable[[], Tensor]) -> Tensor:
+        began_s, dead = time.monotonic(), set(self.group.exchange.dead)
+        while True:
+            try:
+                kind = self.group.turn(wanted)
+                if kind != wanted:
+                    self.group.follow(kind)
+                    continue
+                self.group.exchange.begin_step()
+                made = compute()
+            except OutOfStepError:
+                self.repeated += 1
+                continue
+            except BaseException:
+                self.group.owes = True
+                raise
+            if not self.group.exchange.incomplete.any():
+                break
+            self.repeated += 1
+        if out := sorted(self.group.exchange.dead - dead):
+            seconds = time.monotonic() - began_s
+            log.warning("ranks %s are out; the pass they died in took %.3f s", out, seconds)
+        return made

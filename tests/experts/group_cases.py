@@ -1,0 +1,155 @@
+"""Groups of ranks as threads of this process, and what a model of one process would say."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from silva.experts.meeting import Meeting
+from silva.experts.ranked import RankedModel
+from silva.experts.spread import Spread, load_ranked
+from silva.models import deepseek_tensors
+from silva.models.deepseek_config import deepseek_config
+from silva.models.latent import LatentHeads, attend_latents
+
+TIE = 1e-4
+"""Of two logits that are so near either may come out first."""
+
+TINY: dict[str, Any] = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 89,
+    "hidden_size": 40,
+    "intermediate_size": 56,
+    "moe_intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 4,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 20,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_group": 4,
+    "topk_group": 2,
+    "max_position_embeddings": 64,
+}
+
+
+def save_random(folder: Path, **changes: Any) -> Path:
+    """A directory with a model of 16 experts in each of two layers, and of whatever `changes` say."""
+    folder.mkdir()
+    raw = {**TINY, **changes}
+    source = torch.Generator().manual_seed(0)
+    shapes = deepseek_tensors.shapes(deepseek_config(raw, folder))
+    tensors = {name: torch.randn(shape, generator=source) * 0.15 for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(raw))
+    return folder
+
+
+class Kept:
+    """A `LatentAttend` of one sequence, written by position: what is computed again is replaced."""
+
+    def __init__(self) -> None:
+        self.at = 0
+        self._latents: dict[int, Tensor] = {}
+
+    def __call__(self, layer: int, q: Tensor, latent: Tensor, heads: LatentHeads) -> Tensor:
+        kept = self._latents.setdefault(layer, torch.zeros(64, latent.shape[1]))
+        kept[self.at : self.at + len(latent)] = latent
+        return attend_latents(q, kept[: self.at + len(latent)], heads, "auto")
+
+
+def generate(
+    model: Any,
+    prompt: Sequence[int],
+    count: int,
+    between: Callable[[int], object] = lambda step: None,
+    *,
+    drafts: bool = False,
+) -> tuple[list[int], list[Tensor]]:
+    """Greedy tokens after a prompt, and the logits they were chosen from; drafts are computed too,
+    for every second step, and their logits are among them.
+    """
+    kept, tokens, done, logits = Kept(), list(prompt), 0, []
+    with torch.inference_mode():
+        for step in range(count):
+            new, kept.at = tokens[done:], done
+            positions = torch.arange(done, len(tokens))
+            hidden = model.hidden(torch.tensor(new), positions, kept)
+            logits.append(model.logits(hidden[-1:])[0])
+            tokens.append(int(logits[-1].argmax()))
+            done += len(new)
+            if drafts and step % 2 == 0:
+                kept.at = done - len(new)
+                following = torch.tensor(tokens[kept.at + 1 :])
+                drafted = model.draft(hidden, following, positions, kept)
+                logits.append(model.logits(drafted[-1:])[0])
+            between(step)
+    return tokens[len(prompt) :], logits
+
+
+def run_group(
+    model: Path, spread: Spread, folder: Path, work: Callable[[int, RankedModel], Any]
+) -> list[Any]:
+    """`work` on the model of each rank, all at once; who is done takes part until all are."""
+    results: list[Any] = [None] * spread.ranks
+    left, lock = [spread.ranks], threading.Lock()
+    news = [threading.Event() for _ in range(spread.ranks)]
+    folder.mkdir()
+
+    def run(rank: int) -> None:
+        ranked = None
+        try:
+            meeting = Meeting(folder, spread.ranks)
+            ranked = load_ranked(model, rank, spread, meeting, news=news[rank].set)
+            results[rank] = work(rank, ranked)
+        except BaseException as error:
+            results[rank] = error
+        with lock:
+            left[0] -= 1
+        for event in news:
+            event.set()
+        while left[0] and ranked is not None and not isinstance(results[rank], BaseException):
+            news[rank].clear()
+            if not left[0]:
+                break
+            if ranked.group.sleep():
+                news[rank].wait(30)
+            else:
+                ranked.group.take_part()
+        if ranked is not None:
+            ranked.group.close()
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(spread.ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def assert_same(
+    found: tuple[list[int], list[Tensor]], wanted: tuple[list[int], list[Tensor]]
+) -> None:
+    """The same tokens, up to the first whose two best logits are a tie."""
+    assert len(found[0]) == len(wanted[0])
+    for mine, theirs in zip(found[1], wanted[1], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+        best = theirs.topk(2).values
+        if float(best[0] - best[1]) < TIE:
+            return
+        assert int(mine.argmax()) == int(theirs.argmax())
