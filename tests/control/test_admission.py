@@ -10,14 +10,15 @@ from control_world import World, ask
 
 from silva.control.admission import OFFERED_S, admission, admitted, mean_context, together
 from silva.control.slo import LinearStepTime
+from silva.errors import ConfigError
 
 TIMES = LinearStepTime(0.010, request_s=0.0005)
 """40 requests take 30 ms, 10 take 15 ms."""
 
 
-def busy(target_s: float | None, requests: int) -> World:
+def busy(target_s: float | None, requests: int, aim: float = 1.0) -> World:
     """A world in which as many decode as the target lets in."""
-    world = World(TIMES, target_s=target_s, blocks=400, max_running=64)
+    world = World(TIMES, target_s=target_s, aim=aim, blocks=400, max_running=64)
     for number in range(requests):
         world.add(ask(f"r{number}", 8, 30))
     for _ in range(12):
@@ -71,3 +72,17 @@ def test_peers_together() -> None:
     rates = one.trades[0].tokens_per_s + other.trades[0].tokens_per_s
     assert both.trades[0].tokens_per_s == pytest.approx(rates)
     assert together([]) is None
+
+
+def test_a_lower_aim_plans_shorter_steps_for_the_same_target() -> None:
+    lower, plain = busy(0.0201, 30, aim=0.75), busy(0.75 * 0.0201, 30)
+    told = admission(lower.state, TIMES, 0.0)
+    assert lower.state.decoding == plain.state.decoding == told.batch == 10
+    assert told.target_s == 0.0201
+    assert [row.target_s for row in told.trades] == [0.0, 0.05, 0.03, 0.0201, 0.015]
+
+
+@pytest.mark.parametrize("aim", [0.0, -1.0, 1.01])
+def test_an_aim_is_a_share_of_the_target(aim: float) -> None:
+    with pytest.raises(ConfigError, match="share"):
+        busy(0.02, 1, aim=aim)

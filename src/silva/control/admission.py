@@ -44,9 +44,9 @@ def admitted(state: State, step_time: StepTime, context_tokens: float) -> int:
     Without target, or where the context is not known (0), as many as the settings say.
     """
     settings = state.settings
-    if settings.target_s is None or not context_tokens:
+    if settings.step_s is None or not context_tokens:
         return settings.max_running
-    return max(1, largest_batch(step_time, settings.target_s, context_tokens, settings.max_running))
+    return max(1, largest_batch(step_time, settings.step_s, context_tokens, settings.max_running))
 
 
 def admission(
@@ -88,9 +88,11 @@ def _trades(state: State, step_time: StepTime, context: float) -> tuple[Trade, .
     settings = state.settings
     own = {settings.target_s} if settings.target_s else set()
     targets = (math.inf, *sorted({*OFFERED_S, *own}, reverse=True))
-    rows = trade(step_time, targets, context, settings.max_running, settings.step_tokens)
+    aimed = [settings.aim * target_s for target_s in targets]
+    rows = trade(step_time, aimed, context, settings.max_running, settings.step_tokens)
     # infinity has no place in JSON
-    return (replace(rows[0], target_s=0.0), *rows[1:])
+    shown = (0.0, *targets[1:])
+    return tuple(replace(row, target_s=s) for row, s in zip(rows, shown, strict=True))
 
 
 def _sum(rows: tuple[Trade, ...]) -> Trade:

@@ -34,8 +34,17 @@ class Settings:
     """Most requests that are decoding or computing their prompt."""
     target_s: float | None = None
     """Time between tokens (TPOT) to hold; None: as many as `max_running`."""
+    aim: float = 1.0
+    """Share of the target that steps are planned for. Half of them take longer than expected, and a
+    request also waits between its two peers, so a server aims lower.
+    """
     drafts: int = 0
     """Guessed tokens that a step may compute for each decoding request, beside its own one."""
+
+    @property
+    def step_s(self) -> float | None:
+        """How long a step may be expected to take; None: without target, as long as it likes."""
+        return None if self.target_s is None else self.aim * self.target_s
 
     def __post_init__(self) -> None:
         for name in ("blocks", "context_tokens", "block_tokens", "step_tokens", "max_running"):
@@ -43,6 +52,8 @@ class Settings:
                 raise ConfigError(f"{getattr(self, name)} is less than 1", where=name)
         if self.target_s is not None and not self.target_s > 0:
             raise ConfigError(f"{self.target_s} is not positive", where="target_s")
+        if not 0 < self.aim <= 1:
+            raise ConfigError(f"{self.aim} is not a share", where="aim")
         if self.drafts < 0:
             raise ConfigError(f"{self.drafts} is less than 0", where="drafts")
         if self.max_running * (1 + self.drafts) > self.step_tokens:

@@ -23,14 +23,14 @@ def has_room(state: State, entry: Entry, step_time: StepTime, *, coming: bool = 
     others = state.coming if coming else 0
     if state.running + others >= state.settings.max_running:
         return False
-    target_s = state.settings.target_s
+    most_s = state.settings.step_s
     batch = state.decoding + state.starting + others
-    if target_s is None or entry.hand_over or not batch:
+    if most_s is None or entry.hand_over or not batch:
         return True
     tokens = state.context_tokens + state.starting_tokens + entry.length
     if coming:
         tokens += state.coming_tokens
-    return step_time.seconds(batch + 1, tokens, 0) <= target_s
+    return step_time.seconds(batch + 1, tokens, 0) <= most_s
 
 
 def only_decoding(state: State) -> Plan:
@@ -243,8 +243,8 @@ class StepBuilder:
         settings, decoding = self.state.settings, self.state.decoding
         if self._cap is None or self._cap[0] != decoding:
             most = settings.step_tokens - decoding * (1 + settings.drafts)
-            if settings.target_s is not None and decoding:
+            if settings.step_s is not None and decoding:
                 context = self.state.context_tokens
-                most = largest_chunk(self.step_time, settings.target_s, decoding, context, most)
+                most = largest_chunk(self.step_time, settings.step_s, decoding, context, most)
             self._cap = (decoding, most)
         return self._cap[1] - self.used

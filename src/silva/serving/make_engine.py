@@ -70,6 +70,10 @@ def block_shape(config: ServeConfig, model: LanguageConfig) -> KVShape:
     return KVShape.of(model, config.kv.block_tokens, dtype, drafts=_drafts(config, model))
 
 
+AIM = 0.95
+"""Share of a target for the time per token that steps are planned for."""
+
+
 def settings_for(
     config: ServeConfig, blocks: int, context_tokens: int, *, drafts: int = 0
 ) -> Settings:
@@ -81,6 +85,7 @@ def settings_for(
         step_tokens=max(config.step.chunk_tokens, config.step.most_running * (1 + drafts)),
         max_running=config.step.most_running,
         target_s=config.step.tpot_target_s or None,
+        aim=AIM,
         drafts=drafts,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine_world import CONTEXT, World, tokens_of
 
+from silva.control.request import SamplingParams
 from silva.models.language import LanguageModel
 from silva.serving.engine.spent import Spent
 
@@ -52,3 +53,16 @@ def test_an_engine_counts_its_steps(model: LanguageModel) -> None:
     assert spent.steps >= len(world.batches)
     assert 0 < spent.model_s < spent.execute_s < spent.step_s
     assert spent.preempted == world.preempted > 0
+
+
+def test_what_a_step_takes_is_learned_with_what_the_owner_does_after_it(
+    model: LanguageModel,
+) -> None:
+    """A target for the time per token is about all that a client waits for."""
+    world = World(model)
+    world.ask("a", tokens_of(8), SamplingParams(max_tokens=24))
+    while world.step():
+        world.now_s += 3.0
+    steps = world.engine.step_time.fit.steps
+    assert steps == world.engine.spent.steps > 20
+    assert 3.0 < world.engine.step_time.seconds(1, 20, 0) < 6.0

@@ -173,7 +173,8 @@ class EngineThread(Listener):
     def _look(self, busy: bool) -> None:
         """Renew what others may read of the engine."""
         self._counts, now_s = self.engine.counts(), time.monotonic()
-        if not busy or now_s >= self._look_again_s:
+        unknown = not self._admission.trades  # nothing was decoded yet
+        if not busy or unknown or now_s >= self._look_again_s:
             self._look_again_s = now_s + LOOK_S
             self._admission = self.engine.admission()
 
