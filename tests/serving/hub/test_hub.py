@@ -1,124 +1,22 @@
-"""The hub alone: scripted peers in place of processes."""
+"""The hub alone: requests from their arrival to their end."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-
 import pytest
+from hub_stage import Stage, play, settle
 
-from silva.control.request import FinishReason, Output, Request, SamplingParams
 from silva.serving.backend import BusyError, UnavailableError, UnservableError
-from silva.serving.hub.hub import Hub
-from silva.serving.hub.settings import HubSettings
-from silva.serving.hub.watch import stuck
 from silva.serving.wire.messages import (
-    Beat,
     Cancel,
     Failed,
     HandOver,
-    Hello,
     Hold,
     Joined,
-    Load,
     Members,
-    Message,
     Prefill,
-    Prefilled,
     Rejected,
     Reserve,
-    Status,
-    Tokens,
 )
-
-Sent = list[tuple[str, Message]]
-
-
-@dataclass
-class Clock:
-    now: float = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass
-class Stage:
-    """A hub, what it sent, and short ways to play its peers."""
-
-    hub: Hub
-    sent: Sent
-    clock: Clock
-    heard: dict[str, list[Output]] = field(default_factory=dict)
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
-
-    def add(self, name: str, blocks: int = 100, most_running: int = 0) -> None:
-        role = name.split("-")[0]
-        self.hub.expect(name, role)  # type: ignore[arg-type]
-        load = Load(blocks_free=blocks, blocks_total=blocks, most_running=most_running)
-        self.hub.receive(name, Hello(name, role, pid=1, address=f"at {name}", load=load))  # type: ignore[arg-type]
-
-    async def ask(self, name: str, prompt: int = 20, most: int = 4, priority: int = 0) -> None:
-        request = Request(
-            name, tuple(range(prompt)), SamplingParams(max_tokens=most), priority=priority
-        )
-        self.heard[name] = []
-
-        async def listen() -> None:
-            async for output in self.hub.generate(request):
-                self.heard[name].append(output)
-
-        self.tasks.append(asyncio.create_task(listen()))
-        await settle()
-
-    def of(self, kind: type[Message]) -> list[tuple[str, Message]]:
-        return [(name, m) for name, m in self.sent if isinstance(m, kind)]
-
-    def prefilled(self, request: str, token: int = 7, attempt: int = 0, name: str = "") -> None:
-        name = name or self.hub.flights[request].prefill
-        message = Prefilled(request, attempt, token, None, (), 0, 1.0, 2.0)
-        self.hub.receive(name, message)
-
-    def tokens(
-        self,
-        name: str,
-        request: str,
-        *tokens: int,
-        attempt: int = 0,
-        end: FinishReason | None = None,
-    ) -> None:
-        self.hub.receive(name, Tokens((attempt,), (Output(request, tokens, finish=end),)))
-
-    def said(self, request: str) -> list[int]:
-        return [t for output in self.heard[request] for t in output.tokens]
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-def play(scene: Callable[[Stage], Coroutine[None, None, None]], **settings: float) -> Stage:
-    """Run one scene on a stage with a prefill and a decode peer."""
-
-    async def whole() -> Stage:
-        sent: Sent = []
-        clock = Clock()
-        hub = Hub(HubSettings(**settings), lambda name, m: sent.append((name, m)), clock)  # type: ignore[arg-type]
-        stage = Stage(hub, sent, clock)
-        stage.add("prefill-1")
-        stage.add("decode-1")
-        await scene(stage)
-        await settle()
-        for task in stage.tasks:
-            task.cancel()
-        await asyncio.gather(*stage.tasks, return_exceptions=True)
-        assert not hub.flights
-        assert all(not p.requests for p in hub.peers.values())
-        return stage
-
-    return asyncio.run(whole())
 
 
 def test_a_request_is_reserved_and_computed_at_once_then_handed_over() -> None:
@@ -202,44 +100,6 @@ def test_a_lost_peer_loses_nothing(when: str, role: str) -> None:
     play(scene)
 
 
-def test_a_silent_peer_is_replaced_and_refused_when_it_wakes() -> None:
-    async def scene(s: Stage) -> None:
-        s.add("decode-2")
-        await s.ask("a")
-        s.prefilled("a")
-        s.clock.now += 10
-        for name in ("prefill-1", "decode-2"):
-            s.hub.receive(name, Status(Load(blocks_total=100), {}))
-        s.hub.tick()
-        assert s.hub.flights["a"].decode == "decode-2"
-        s.tokens("decode-1", "a", 99)
-        await settle()
-        assert s.said("a") == [7]
-        assert s.hub.counters["refused_late"] == 1
-        assert s.hub.peers["decode-1"].usable
-        assert ("decode-1", Cancel("a", 0)) in s.sent
-
-    play(scene)
-
-
-def test_a_peer_that_only_beats_is_not_silent_and_is_stuck_when_its_step_does_not_end() -> None:
-    async def scene(s: Stage) -> None:
-        await s.ask("a")
-        for second in range(1, 11):
-            s.clock.now += 1
-            s.hub.receive("prefill-1", Beat(float(second)))
-            s.hub.receive("decode-1", Beat(0.0))
-            s.hub.tick()
-        assert not any(peer.silent for peer in s.hub.peers.values())
-        assert s.hub.counters["retries"] == 0
-        assert [peer.name for peer in stuck(s.hub.peers.values(), 9.5)] == ["prefill-1"]
-        assert stuck(s.hub.peers.values(), 10.0) == []
-        s.hub.receive("prefill-1", Beat(0.0))
-        assert stuck(s.hub.peers.values(), 9.5) == []
-
-    play(scene)
-
-
 def test_blocks_are_to_be_held_until_the_decode_peer_has_them() -> None:
     async def scene(s: Stage) -> None:
         await s.ask("a")
@@ -280,65 +140,6 @@ def test_a_request_that_always_fails_ends_with_an_error() -> None:
             await s.tasks[0]
 
     play(scene, most_attempts=3)
-
-
-def end_stuck(s: Stage, *names: str) -> None:
-    """The front ends these peers, whose steps do not end, and starts others in their places."""
-    for name in names:
-        s.hub.stuck(name)
-        assert not s.hub.peers[name].usable
-        s.hub.lost(name)
-        s.add(name)
-
-
-def test_a_request_whose_steps_do_not_end_is_given_up_soon() -> None:
-    async def scene(s: Stage) -> None:
-        await s.ask("a")
-        end_stuck(s, "prefill-1")
-        s.prefilled("a", attempt=1)
-        s.hub.receive("decode-1", Joined("a", 1))
-        await s.ask("b")
-        end_stuck(s, "decode-1")  # computes "a" alone: "b" is on its way only
-        assert (s.hub.flights["a"].stuck_ends, s.hub.flights["b"].stuck_ends) == (2, 0)
-        end_stuck(s, "prefill-1")
-        with pytest.raises(UnavailableError, match=r"3 peers.*did not end"):
-            await s.tasks[0]
-        assert s.hub.flights["b"].stuck_ends == 1
-        assert s.hub.counters["failed"] == 1
-
-    play(scene)
-
-
-def test_who_waits_to_be_read_is_not_to_blame_for_a_step_that_does_not_end() -> None:
-    async def scene(s: Stage) -> None:
-        await s.ask("a")
-        s.prefilled("a")
-        end_stuck(s, "prefill-1")
-        assert s.hub.flights["a"].stuck_ends == 0
-        assert s.hub.flights["a"].request.attempt == 1
-
-    play(scene)
-
-
-def test_a_peer_that_is_killed_is_not_what_stuck_ends_count() -> None:
-    async def scene(s: Stage) -> None:
-        await s.ask("a")
-        for _ in range(5):
-            s.hub.lost("prefill-1")
-            s.add("prefill-1")
-        assert s.hub.flights["a"].stuck_ends == 0
-        assert s.hub.flights["a"].request.attempt == 5
-
-    play(scene)
-
-
-def test_a_peer_that_reports_is_between_two_steps() -> None:
-    async def scene(s: Stage) -> None:
-        s.hub.receive("prefill-1", Beat(7.0))
-        s.hub.receive("prefill-1", Status(Load(), {}))
-        assert s.hub.peers["prefill-1"].busy_s == 0.0
-
-    play(scene)
 
 
 def test_a_request_that_nobody_can_serve_ends_with_its_reason() -> None:
