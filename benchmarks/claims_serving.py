@@ -94,14 +94,20 @@ def _step(content: Numbers) -> Judged:
     return said, share <= 0.1
 
 
-def _throughput(content: Numbers) -> Judged:
-    figures = content["figures"]
-    own = {n: r["tokens_per_s"]["median"] for n, r in figures.items() if "tokens_per_s" in r}
-    stock = max(value for name, value in own.items() if name.startswith("transformers"))
-    ways = ("disaggregated", "colocated")
-    ratios = {way: own[f"silva, {way}"] / stock for way in ways}
-    said = ", ".join(f"{way} {ratio:.2f} times" for way, ratio in ratios.items())
-    return said, min(ratios.values()) > 1
+def _faster_than(stock: str) -> Callable[[Numbers], Judged]:
+    """Against one way of transformers to generate."""
+
+    def judge(content: Numbers) -> Judged:
+        figures = content["figures"]
+        own = {n: r["tokens_per_s"]["median"] for n, r in figures.items() if "tokens_per_s" in r}
+        if stock not in own:
+            return f"{stock}: it failed", False
+        ways = ("disaggregated", "colocated")
+        ratios = {way: own[f"silva, {way}"] / own[stock] for way in ways}
+        said = ", ".join(f"{way} {ratio:.2f} times" for way, ratio in ratios.items())
+        return said, min(ratios.values()) > 1
+
+    return judge
 
 
 def _target(content: Numbers) -> Judged:
@@ -187,7 +193,14 @@ CLAIMS: dict[str, tuple[str, Judge]] = {
         _overhead,
     ),
     "batch 32: at most 10 % of a step outside the model, sampling included": ("throughput", _step),
-    "batch 32: more tokens/s than transformers": ("throughput", _throughput),
+    "batch 32: more tokens/s than transformers' continuous batching": (
+        "throughput",
+        _faster_than("transformers, continuous batching"),
+    ),
+    "batch 32: more tokens/s than transformers' generate, all prompts of one length": (
+        "throughput",
+        _faster_than("transformers, generate"),
+    ),
     "a target of 50, 30 or 15 ms a token: a smaller batch, which holds it (median)": (
         "target",
         _target,

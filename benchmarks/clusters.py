@@ -54,6 +54,8 @@ CASES = {
     "planted-4": Case("embedded", "planted(4)", 20, 150, 27),
     "planted-1": Case("embedded", "planted(1)", 20, 150, 27),
     "sc-dir-24x100": Case("tin32_fed100.npz", "sc_dir(2,3.0,groups=6)", 24, 100, 50),
+    "sc-dir-32x50": Case("tin32_fed100.npz", "sc_dir(2,3.0,groups=6)", 32, 50, 20),
+    "pacs-32x50": Case("pacs64.npz", "domain_dir(0.6)", 32, 50, 20),
 }
 """rounds are those of all tiers; the root has its share of them (30 % by default)."""
 

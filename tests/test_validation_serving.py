@@ -90,11 +90,12 @@ def start(weights: int = 540) -> dict[str, Any]:
     }
 
 
-def throughput(own: float = 90.0, **split: float) -> dict[str, Any]:
+def throughput(own: float = 90.0, error: str = "", **split: float) -> dict[str, Any]:
     ways = ("silva, disaggregated", "silva, colocated")
     found = {way: [{"tokens_per_s": own}] for way in ways}
     found["transformers, generate"] = [{"tokens_per_s": 60.0}]
-    found["transformers, continuous batching"] = [{"tokens_per_s": None, "error": "no_gpu"}]
+    row = {"tokens_per_s": None, "error": error} if error else {"tokens_per_s": 40.0}
+    found["transformers, continuous batching"] = [row]
     load = {"batch": 32, "requests": 64, "prompt": 64, "answer": 64, "model": "smollm2"}
     call = {"function": "f", "calls": 3, "own_share": 0.5, "cumulative_share": 0.6}
     content = serving_throughput.content(found, {way: [STEP | split] for way in ways})
@@ -193,6 +194,7 @@ def test_all_claims_hold_of_good_results(tmp_path: Path) -> None:
         ("interference", interference(ratio=1.1)),
         ("start", start(weights=1080)),
         ("throughput", throughput(own=50.0)),
+        ("throughput", throughput(error="no_gpu")),
         ("throughput", throughput(model_s=8.9)),
         ("target", target(at_15=32)),
         ("target", target(tpot_ms=15.5)),
