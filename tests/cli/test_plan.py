@@ -33,6 +33,13 @@ def test_a_step_of_prefill_is_drawn_and_traced_too(tmp_path: Path) -> None:
     assert {"all-gather", "dispatch", "combine"} <= names
 
 
+def test_drafts_are_as_they_are_asked_for() -> None:
+    for words, tokens in ((("--no-mtp",), "1.00"), (("--acceptance", 0.9), "1.90")):
+        result = planned("--explain", "--prompt", 4096, *words)
+        (line,) = (each for each in result.stdout.splitlines() if "tokens a request" in each)
+        assert line.split()[-1] == tokens
+
+
 def test_a_plan_as_json_and_as_a_page(tmp_path: Path) -> None:
     page = tmp_path / "plan.html"
     words = ["--rate", 20, "--requests", 60, "--ttft-p99", "5s", "--output", 50, "--json"]
@@ -56,6 +63,7 @@ def test_a_plan_as_json_and_as_a_page(tmp_path: Path) -> None:
         (["--explain", "--phase", "prefill"], "--phase has no effect without --gantt or --trace"),
         (["--out", "/nowhere/plan.html"], "cannot be written"),
         (["--explain", "--gantt", "/nowhere/layer.png"], "cannot be written"),
+        (["--acceptance", "2"], "acceptance: 2.0 is out of range"),
         (["--rate", "0"], "rate: 0.0 is out of range"),
     ],
 )

@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from silva.supernode.system import System
+    from silva.supernode.traces import Traffic
 
 
 class Phase(StrEnum):
@@ -38,6 +39,10 @@ Hardware = Annotated[
     str | None, typer.Option(help="Another machine for it: a name or a .toml file.")
 ]
 Model = Annotated[str | None, typer.Option(help="Another model for it: a name or a .toml file.")]
+Mtp = Annotated[
+    bool, typer.Option("--mtp/--no-mtp", help="Whether drafts are verified, where there are any.")
+]
+Acceptance = Annotated[float, typer.Option(help="Share of the drafts that hold.")]
 Requests = Annotated[int, typer.Option(help="Simulate the first so many requests.", min=2)]
 Seed = Annotated[int, typer.Option(help="Seed of made-up traffic.", min=0)]
 Out = Annotated[Path | None, typer.Option(help="Write the plan as one self-contained .html page.")]
@@ -67,6 +72,8 @@ def plan(
     system: SystemName = "cloudmatrix-infer",
     hardware: Hardware = None,
     model: Model = None,
+    mtp: Mtp = True,
+    acceptance: Acceptance = 0.7,
     requests: Requests = _MOST_REQUESTS,
     seed: Seed = 0,
     out: Out = None,
@@ -78,39 +85,46 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Find the cheapest cluster that holds two latency targets, and what bounds it."""
-    from dataclasses import replace
-
     from silva.cli.profile import check_writable
-    from silva.supernode.system import load_system
+    from silva.supernode.system import load_system_on
 
-    found = load_system(system)
-    found = replace(found, hardware=hardware or found.hardware, model=model or found.model)
+    found = load_system_on(system, hardware, model)
     only = {"phase": phase, "gantt": gantt, "trace": trace}
     _refuse_idle(explain, only, {"traffic": traffic, "out": out})
     for file in (out, gantt, trace):
         if file is not None:
             check_writable(file)
+    drafts = {"mtp": mtp, "acceptance": acceptance}
     if explain:
-        print(_explained(found, batch, prompt, output, (phase or Phase.decode, gantt, trace)))
+        load = {"batch_per_npu": batch, "kv_len": prompt, "output_len": output, **drafts}
+        print(_explained(found, load, (phase or Phase.decode, gantt, trace)))
         return
     from silva.config import build
     from silva.supernode import plan as planner
-    from silva.supernode.generate import Shape, generate
-    from silva.supernode.traces import read_traffic
+    from silva.supernode.cluster import Cluster
 
-    if traffic is not None:
-        asked = read_traffic(traffic)
-    else:
-        made = {"rate": rate, "prompt": prompt, "output": output}
-        shape = build(Shape, made, "traffic")
-        asked = generate(build(Shape, {**made, "seconds": requests / shape.rate}, "traffic"), seed)
+    made = {"rate": rate, "prompt": prompt, "output": output}
+    asked = _requests(traffic, made, requests, seed)
     targets = planner.Targets(seconds(ttft_p99, "--ttft-p99"), seconds(tpot_p99, "--tpot-p99"))
-    best = planner.make_plan(found, asked.first(requests), targets)
+    best = planner.make_plan(found, asked, targets, build(Cluster, drafts, "cluster"))
     if out is not None:
         from silva.supernode.page import write_page
 
-        write_page(out, best, targets, asked.first(requests))
+        write_page(out, best, targets, asked)
     print(json.dumps(best.as_plain(), indent=2) if as_json else planner.table(best, targets))
+
+
+def _requests(file: Path | None, made: dict[str, Any], count: int, seed: int) -> Traffic:
+    """The first so many of a trace, or made-up ones."""
+    from silva.config import build
+    from silva.supernode.generate import Shape, generate
+    from silva.supernode.traces import read_traffic
+
+    if file is not None:
+        return read_traffic(file).first(count)
+    shape = build(Shape, made, "traffic")
+    shape = build(Shape, {**made, "seconds": count / shape.rate}, "traffic")
+    return generate(shape, seed).first(count)
 
 
 def _refuse_idle(explain: bool, only: Mapping[str, object], never: Mapping[str, object]) -> None:
@@ -139,11 +153,7 @@ def seconds(text: str, where: str) -> float:
 
 
 def _explained(
-    system: System,
-    batch: float,
-    prompt: float,
-    output: float,
-    files: tuple[Phase, Path | None, Path | None],
+    system: System, asked: dict[str, Any], files: tuple[Phase, Path | None, Path | None]
 ) -> str:
     """Tables of both steps; and a picture and a trace of one of them."""
     from silva.config import build
@@ -153,12 +163,13 @@ def _explained(
     from silva.supernode.prefill import prefill_step
     from silva.supernode.workload import DecodeLoad, PrefillLoad
 
-    values = {"batch_per_npu": batch, "kv_len": prompt, "output_len": output}
-    step = decode_step(system, build(DecodeLoad, values, "--explain"))
-    prefill = prefill_step(system, build(PrefillLoad, {"prompt_len": prompt}, "--explain"))
+    load = build(DecodeLoad, asked, "--explain")
+    step = decode_step(system, load)
+    prompts = build(PrefillLoad, {"prompt_len": load.kv_len}, "--explain")
+    prefill = prefill_step(system, prompts)
     phase, gantt, trace = files
     if phase is Phase.decode:
-        events, title = step.events, f"decode, {batch:g} requests a package"
+        events, title = step.events, f"decode, {load.batch_per_npu:g} requests a package"
     else:
         events, title = prefill.events, f"prefill, {prefill.tokens_per_npu:,.0f} tokens a package"
     middle = system.network.layers // 2

@@ -45,6 +45,10 @@ Fail = Annotated[
         "prefill, decode, cache, die, node or switch."
     ),
 ]
+Mtp = Annotated[
+    bool, typer.Option("--mtp/--no-mtp", help="Whether drafts are verified, where there are any.")
+]
+Acceptance = Annotated[float, typer.Option(help="Share of the drafts that hold.")]
 ExpertSkew = Annotated[
     float, typer.Option(help="Exponent of the experts' popularity; 0: as the system says.")
 ]
@@ -82,6 +86,8 @@ def simulate(
     caches: Caches = 4,
     cache_plane: CachePlane = "ub",
     model_cache: ModelCache = "ems",
+    mtp: Mtp = True,
+    acceptance: Acceptance = 0.7,
     expert_skew: ExpertSkew = 0.0,
     scale_window: ScaleWindow = 0.0,
     fail: Fail = None,
@@ -89,21 +95,13 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Simulate a cluster of instances around the server's own scheduler."""
-    from dataclasses import replace
-
     from silva.config import build
     from silva.supernode.cluster import Cluster
-    from silva.supernode.generate import Shape, generate
     from silva.supernode.simulate import simulate as run
-    from silva.supernode.system import load_system
-    from silva.supernode.traces import read_traffic
+    from silva.supernode.system import load_system_on
 
-    asked: Traffic
-    if traffic is not None:
-        asked = read_traffic(traffic)
-    else:
-        made = {"kind": shape, "rate": rate, "seconds": seconds, "prompt": prompt, "output": output}
-        asked = generate(build(Shape, made, "traffic"), seed)
+    made = {"kind": shape, "rate": rate, "seconds": seconds, "prompt": prompt, "output": output}
+    asked = _requests(traffic, made, seed)
     limits = {
         "system": system,
         "prefill": prefill,
@@ -114,18 +112,28 @@ def simulate(
         "caches": caches,
         "cache_plane": cache_plane,
         "model_cache": model_cache,
+        "mtp": mtp,
+        "acceptance": acceptance,
         "expert_skew": expert_skew,
         "scale_window_s": scale_window,
     }
     failures = tuple(failure(text) for text in fail or [])
-    found = load_system(system)
-    found = replace(found, hardware=hardware or found.hardware, model=model or found.model)
+    found = load_system_on(system, hardware, model)
     if out is not None:
         _make_folder(out)
     records = run(build(Cluster, limits, "cluster"), asked, failures, found)
     if out is not None:
         write(records, out)
     print(json.dumps(records.summary(), indent=2) if as_json else lines(records.summary()))
+
+
+def _requests(file: Path | None, made: dict[str, Any], seed: int) -> Traffic:
+    """Those of a trace, or made-up ones."""
+    from silva.config import build
+    from silva.supernode.generate import Shape, generate
+    from silva.supernode.traces import read_traffic
+
+    return read_traffic(file) if file is not None else generate(build(Shape, made, "traffic"), seed)
 
 
 def write(records: Records, out: Path) -> None:

@@ -34,11 +34,10 @@ def validate_here(
     watch: Callable[[str], None] = lambda what: None,
 ) -> Comparison:
     """Compare; `file`: a profile measured before. Raises ConfigError, RunError, ServingError."""
+    profile = None if file is None else read_profile(file, config.profile.model, target)
     # Before minutes are spent; where the profile finds the rate, a few requests stand for all.
     check_lengths(config.trace, config.trace.rate or 1.0, read_config(target.path).context)
-    if file is not None:
-        profile = read_profile(file, config.profile.model, target)
-    else:
+    if profile is None:
         with tempfile.TemporaryDirectory(prefix="silva-reality-") as folder:
             path = Path(folder) / "here.toml"
             write_profile(config.profile, target, path, watch)

@@ -106,18 +106,20 @@ class Plan:
         }
 
 
-def make_plan(system: System, traffic: Traffic, targets: Targets) -> Plan:
+def make_plan(
+    system: System, traffic: Traffic, targets: Targets, base: Cluster | None = None
+) -> Plan:
     """Searches clusters of instances of `system`, none larger than its machine.
 
-    Raises ConfigError for targets that nothing holds (it says the closest) and a model that fits
-    nowhere.
+    What is not searched is as in `base`. Raises ConfigError for targets that nothing holds (it says
+    the closest) and a model that fits nowhere.
     """
     if not len(traffic) or traffic.seconds <= 0:
         raise ConfigError("too little traffic", where="traffic", remedy="give more requests")
     trials: list[Trial] = []
     closest: list[Trial] = []
     for candidate in _systems(system):
-        start = _from_load(candidate, traffic, targets)
+        start = _from_load(candidate, traffic, targets, base or Cluster())
         found = _smallest(candidate, start, traffic, targets)
         (trials if found.holds else closest).append(found)
     if not trials:
@@ -239,9 +241,8 @@ def _smallest(
     return trial
 
 
-def _from_load(system: System, traffic: Traffic, targets: Targets) -> Cluster:
+def _from_load(system: System, traffic: Traffic, targets: Targets, base: Cluster) -> Cluster:
     """Counts that the mean load needs, as far as the machine goes, and the largest batch."""
-    base = Cluster()
     per_package = system.machine.die.per_package
     decode_packages = system.decode.dies / per_package
     prefill_packages = system.prefill.dies / per_package

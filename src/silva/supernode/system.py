@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from silva.config import setting
@@ -100,6 +100,12 @@ class System:
 def load_system(name: str) -> System:
     """The system of that name, or of a .toml file; ConfigError says what is wrong with it."""
     return read_system(name).spec
+
+
+def load_system_on(name: str, hardware: str | None, model: str | None) -> System:
+    """The same on another machine, or with another model, where they are named."""
+    found = load_system(name)
+    return replace(found, hardware=hardware or found.hardware, model=model or found.model)
 
 
 def read_system(name: str) -> Sourced[System]:
