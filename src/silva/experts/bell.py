@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable
 
@@ -19,7 +20,10 @@ class Bell:
         self._board, self._flags, self._rung = board, flags, rung
         self._number, self._over = 0, False
         self._wanted = threading.Condition()
-        threading.Thread(target=self._run, name="bell", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
+        self._thread.start()
+        # A thread that is in compiled code when the interpreter goes ends the process with an abort.
+        atexit.register(self.close)
 
     def sleep_until(self, number: int) -> None:
         """The owner goes to sleep before this vote; it must look once more after this."""
@@ -39,10 +43,16 @@ class Bell:
             self._flags.post(self._board.bell, [number])
 
     def close(self) -> None:
-        """End the thread, within a second."""
+        """End the thread and wait for it; then nobody looks at the board's memory any more."""
+        atexit.unregister(self.close)
         with self._wanted:
             self._over = True
+            number, self._number = self._number, 0
             self._wanted.notify()
+        if number:
+            self._flags.post(self._board.bell, [number])
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def _run(self) -> None:
         while True:
