@@ -1,4 +1,4 @@
-"""Ranks of a group are killed and replaced while the others generate."""
+"""A rank of a group is killed and replaced while the others generate."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ PROGRAM = Path(__file__).with_name("group_process.py")
 
 
 @pytest.mark.skipif(not futex.supported(), reason="needs Linux on x86-64")
-@pytest.mark.parametrize("victims", [(0,), (0, 3)], ids=["the one that leads", "too many"])
-def test_what_is_lost_with_ranks_comes_back(victims: tuple[int, ...], tmp_path: Path) -> None:
+def test_the_rank_that_leads_is_killed_and_another_process_takes_its_place(tmp_path: Path) -> None:
     model, folder = save_random(tmp_path / "model"), tmp_path / "run"
     folder.mkdir()
     before = sorted(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else []
-    program = [sys.executable, str(PROGRAM), str(model), str(folder), *map(str, victims)]
+    program = [sys.executable, str(PROGRAM), str(model), str(folder)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -38,7 +37,7 @@ def test_what_is_lost_with_ranks_comes_back(victims: tuple[int, ...], tmp_path: 
     for end, table in zip(found["ends"].values(), tables, strict=True):
         assert end["alive"] == [0, 1, 2, 3]
         assert (table == tables[0]).all()
-    # No expert is lost, and all that are new have some.
+    # No expert is lost, and the newcomer has some again.
     assert all(set(range(16)) <= set(layer.ravel()) for layer in tables[0])
-    assert (tables[0] >= 0).any(axis=(0, 2)).all()
+    assert (tables[0][:, 0] >= 0).any()
     assert sorted(Path("/dev/shm").iterdir() if before else []) == before

@@ -7,14 +7,13 @@
     join    a process in the place of a dead rank is let in between two passes, with no experts yet
 
 So no pass waits for a rebalancing, and none begins while experts are missing: then the vote is
-repeated until those that were lost are loaded elsewhere, or ranks have joined. Ranks may see the
-death of another at different times and then disagree on a vote; they notice in the exchange, which
-raises OutOfStepError, and vote again. Nobody decides by a clock of its own.
+repeated until those that were lost are loaded elsewhere. Ranks may see the death of another at
+different times and then disagree on a vote; they notice in the exchange, which raises
+OutOfStepError, and vote again. Nobody decides by a clock of its own.
 """
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,8 +39,6 @@ from silva.experts.waiting import PATIENCE_S, await_all
 from silva.models.deepseek_loader import Shelf
 from silva.models.experts import ExpertWeights
 
-WAIT_S = 0.05
-"""Between two votes while too few ranks are alive for all experts."""
 REPORT = 16
 """Votes between two reports of the tokens that were sent to each expert."""
 
@@ -172,7 +169,7 @@ class RankGroup:
     def turn(self, wants: Pass) -> Pass:
         """Vote, do what was agreed, and say what the pass is; NONE: vote again for what you want.
 
-        Raises ServingError when this rank was taken for dead.
+        Raises ServingError when this rank was taken for dead, or too few are left for the experts.
         """
         self._bell.wake()
         self.owes = False
@@ -242,10 +239,6 @@ class RankGroup:
         np.put_along_axis(present, held, True, axis=1)  # -1: the last column
         return not present[:, :-1].all()
 
-    def enough(self) -> bool:
-        """Whether the ranks alive have room for all experts."""
-        return len(self.alive()) * self.shape.buffers.slots >= self.shape.experts
-
     def close(self) -> None:
         """End what runs beside the passes; the memory goes with the last mapping."""
         self._bell.close()
@@ -291,8 +284,10 @@ class RankGroup:
             self._consider(said.seen)
         if said.admit:
             self._admit(said.admit - 1, said.member)
-        if not self.enough():
-            time.sleep(WAIT_S)
+        if len(self.alive()) * self.shape.buffers.slots < self.shape.experts:
+            raise ServingError(
+                f"{len(self.alive())} ranks are left, too few for {self.shape.experts} experts"
+            )
         if self.lost() or len({vote.placement for vote in votes.values()}) > 1:
             self._load_now()
             return Pass.NONE

@@ -68,8 +68,7 @@ class Lead:
             self._queue.clear()
             self._planned_for = self._found = None
         self._last = group.number
-        if group.enough():
-            self._plan(now_s)
+        self._plan(now_s)
         nothing = Decision(group.seen)
         if self._outstanding():
             if self._all_ready(group.seen):
