@@ -10,10 +10,12 @@ CODE = src tests docs recipes $(wildcard benchmarks)
 # Two processes of one thread each do as much as one of two, and do not wait for each other.
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-# An installation without compiled operators is made again when another compiler is found than then.
+# An installation without compiled operators is made again when another compiler is found than then, or
+# another version of it.
 COMPILER := $(shell command -v c++ || command -v g++ || command -v clang++)
+FOUND := $(if $(COMPILER),$(COMPILER) $(shell $(COMPILER) --version 2>/dev/null | head -n 1))
 PORTABLE = $(wildcard $(VENV)/.portable)
-AGAIN = $(if $(PORTABLE),$(if $(filter-out $(shell cat $(PORTABLE)),$(COMPILER)),again))
+AGAIN = $(if $(PORTABLE),$(if $(filter-out $(shell cat $(PORTABLE)),$(FOUND)),again))
 
 .PHONY: help demo test lint format types examples clean again
 
@@ -56,11 +58,12 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -f $@; \
 	  echo "no virtual environment could be made; on Debian install python3-venv" >&2; exit 1; }
 
-# pip shows nothing of what the build says, so a missing compiler is told here.
+# pip shows nothing of what the build says, so it is told here that compiling failed.
 COMPILED = if $(BIN)/python -c 'import sys; from silva.kernels import native_loaded; \
   sys.exit(not native_loaded())'; then rm -f $(VENV)/.portable; \
-  else echo "$(COMPILER)" > $(VENV)/.portable; \
-  echo "==> without compiled operators, which is slower: install g++ 9 or newer, then run make again"; fi
+  else echo "$(FOUND)" > $(VENV)/.portable; \
+  echo "==> the compiled operators could not be built, and silva is slower without: they need g++ 9 or newer."; \
+  echo "    make tries again with another compiler; $(BIN)/python -m pip install --verbose . says what went wrong"; fi
 
 # The stamps are newer than the last installation of the package as it stands. The test installation
 # contains the other.

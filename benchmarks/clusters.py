@@ -84,6 +84,7 @@ class Job:
                 "path": case.data if named else str(self.data_dir / case.data),
                 "partition": case.partition,
                 "clients": case.clients,
+                "unseen": 0.0,  # every client of a case takes part in its clustering
                 "samples_per_client": case.samples,
             },
             "federation": {"rounds": case.rounds, "measure_every": 0},

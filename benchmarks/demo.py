@@ -3,7 +3,8 @@
     python benchmarks/demo.py --runs 3
 
 Every run is a new process in a new folder that may use all cores of this one. Runs that are done
-are kept, so a benchmark that was killed goes on with the next; `--again` measures all anew.
+are kept, so a benchmark that was killed goes on with the next; other weights, another commit and
+`--again` measure anew.
 """
 
 from __future__ import annotations
@@ -42,6 +43,13 @@ def measure(folder: Path, cores: int) -> Numbers:
     return run
 
 
+def kept(folder: Path) -> Numbers | None:
+    """The run that an earlier benchmark left in `folder`, if it was of this commit and weights."""
+    run: Numbers | None = common.read_json(folder / "run.json")
+    now = {"commit": common.commit(), "weights": weights_digest(())}
+    return run if run and {name: run.get(name) for name in now} == now else None
+
+
 def main() -> int:
     parser = common.make_parser(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--runs", type=int, default=3)
@@ -54,10 +62,7 @@ def main() -> int:
     runs = []
     for number in range(arguments.runs):
         folder = (arguments.work / "demo" / f"run-{number}").resolve()
-        kept = None if arguments.again else common.read_json(folder / "run.json")
-        if kept and kept["weights"] != weights_digest(()):
-            kept = None
-        runs.append(kept or measure(folder, cores))
+        runs.append((None if arguments.again else kept(folder)) or measure(folder, cores))
         peak = runs[-1]["peak_rss_bytes"] / 1e6
         print(f"run {number}: {runs[-1]['seconds']:6.1f} s, peak {peak:6.0f} MB", flush=True)
     medians = {name: statistics.median(run[name] for run in runs) for name in LIMITS}

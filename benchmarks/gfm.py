@@ -46,15 +46,23 @@ def provenance(result: dict[str, Any]) -> str:
 
 def commits(result: dict[str, Any]) -> str:
     """The commit that each run was made with, which may be older than the file; else the file's."""
-    runs = result.get("runs") or result.get("seeds")
+    word, runs = _runs(result)
     by_commit: dict[str, list[str]] = {}
-    for seed, run in sorted(runs.items()) if isinstance(runs, dict) else ():
+    for name, run in runs:
         if "commit" in run:
-            by_commit.setdefault(run["commit"], []).append(seed)
+            by_commit.setdefault(run["commit"], []).append(name)
     if len(by_commit) < 2:
         return f"commit {next(iter(by_commit), result['commit'])}"
     each = (
-        f"{commit} (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)})"
-        for commit, seeds in by_commit.items()
+        f"{commit} ({word}{'s' * (len(names) > 1)} {', '.join(names)})"
+        for commit, names in by_commit.items()
     )
     return f"commits {', '.join(each)}"
+
+
+def _runs(result: dict[str, Any]) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+    """What tells the runs of a result apart, and each by it: seeds, or their place in a list."""
+    runs = result.get("runs") or result.get("seeds")
+    if isinstance(runs, dict):
+        return "seed", sorted(runs.items(), key=lambda item: int(item[0]))
+    return "run", [(str(n), run) for n, run in enumerate(result.get("runs", ()))]

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import claims  # noqa: E402
+import clusters  # noqa: E402
 import common  # noqa: E402
+import demo  # noqa: E402
 import gfm  # noqa: E402
 import hilora  # noqa: E402
 import label_spread  # noqa: E402
@@ -160,6 +162,35 @@ def test_a_table_names_the_commits_of_its_runs() -> None:
     entry = hilora_file(old)["variants"]["as committed"]
     assert "commit old;" in gfm.provenance(entry)
     assert "commit abc;" in gfm.provenance({**FACTS, "command": "x"})
+    entry = hilora_file(*[new, new, old] * 4)["variants"]["as committed"]
+    assert "new (seeds 0, 1, 3, 4, 6, 7, 9, 10), old (seeds 2, 5, 8, 11)" in gfm.provenance(entry)
+
+
+def test_runs_of_one_seed_are_told_by_number() -> None:
+    entry = {**FACTS, "command": "x", "runs": [{"commit": c} for c in ("old", "new", "new")]}
+    assert "commits old (run 0), new (runs 1, 2)" in gfm.provenance(entry)
+    entry["runs"] = entry["runs"][:1]
+    assert "commit old;" in gfm.provenance(entry)
+    assert "commit abc;" in gfm.provenance({**entry, "runs": [], "seeds": [0, 1]})
+
+
+def test_a_demo_of_another_commit_or_other_weights_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "commit", lambda: "now")
+    run = {"seconds": 1.0, "commit": "now", "weights": tuning.weights_digest(())}
+    assert demo.kept(tmp_path) is None
+    for changes, found in (({}, run), ({"commit": "old"}, None), ({"weights": "other"}, None)):
+        common.write_json(tmp_path / "run.json", run | changes)
+        assert demo.kept(tmp_path) == found
+
+
+@pytest.mark.parametrize("name", clusters.CASES)
+def test_every_client_of_a_clustering_case_is_clustered(name: str, tmp_path: Path) -> None:
+    config = clusters.Job(name, 0, (), tmp_path, tmp_path).config()
+    assert (config.data.unseen, config.data.clients) == (0.0, clusters.CASES[name].clients)
+    asked = clusters.Job(name, 0, ("data.unseen=0.25",), tmp_path, tmp_path).config()
+    assert asked.data.unseen == 0.25
 
 
 def test_what_few_classes_explain_is_not_spread_between_clients(tmp_path: Path) -> None:

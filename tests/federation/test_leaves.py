@@ -112,6 +112,31 @@ def test_a_pass_that_ends_in_NaN_is_undone_and_counted(tmp_path: Path) -> None:
     assert same_pairs(passes[1].pairs, passes[2].pairs)
 
 
+def test_of_several_replies_to_a_pass_the_first_counts(run: Run) -> None:
+    """As in a round: what comes after it, or from somebody else, is refused and counted."""
+    wanted, plain = alone(run, 2), run.runtime
+
+    def meddle(update: Update) -> list[Update]:
+        other = replace(update, head=replace(update.head, bias=update.head.bias + 0.01))
+        return [replace(other, client="c-1"), update, other]
+
+    run.runtime = Talkative(plain, meddle)
+    end = alone(run, 2)
+    run.runtime = plain
+    assert same_pairs(end.pairs, wanted.pairs) and same_head(end.head, wanted.head)
+    assert (end.rejected, wanted.rejected) == (4, 0)
+
+
+class Talkative:
+    """A runtime that makes several replies of one."""
+
+    def __init__(self, inner, replies) -> None:
+        self.inner, self.replies = inner, replies
+
+    def train(self, works):
+        return (reply for u in self.inner.train(works) for reply in self.replies(u))
+
+
 class Faulty:
     """A runtime whose updates pass through a function."""
 

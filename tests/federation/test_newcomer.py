@@ -10,6 +10,7 @@ from silva.federation.cascade import grow_clusters, grow_leaves, grow_root, make
 from silva.federation.client import payload_bytes
 from silva.federation.newcomer import keep_newcomer, meet, probe, route
 from silva.federation.run import Run
+from silva.federation.tables import make_tables
 
 SEPARATING = {
     "head_init": "zeros",
@@ -35,14 +36,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_every_training_client_is_routed_to_its_own_cluster(run: Run) -> None:
     names = [c.name for c in run.partition.seen]
-    routed = {name: route(run, name) for name in names}
+    routed = {name: route(run, name)[0] for name in names}
     assert {n: r.cluster for n, r in routed.items()} == run.state.labels
     assert {n: r.by_loss for n, r in routed.items()} == run.state.labels
 
 
 def test_held_out_clients_are_routed_to_the_cluster_of_their_group(run: Run) -> None:
     for client in run.partition.held_out:
-        found = route(run, client.name)
+        found, spent = route(run, client.name)
+        assert (spent.cluster, spent.participants) == (found.cluster, 1)
         own = run.state.labels[f"c-{client.group}"]
         assert found.cluster == own == found.by_loss
         assert len(found.similarities) == len(found.losses) == 2
@@ -53,13 +55,15 @@ def test_a_probe_takes_few_steps_from_where_the_clusters_started(run: Run) -> No
     works = []
     real = run.runtime.train
     run.runtime.train = lambda given: (works.append(w) or u for w in given for u in real([w]))
-    factors = probe(run, "c-6")
+    factors, spent = probe(run, "c-6")
     del run.runtime.train
     (work,) = works
     start = run.fresh_pairs("cluster")
     assert work.max_steps == 10 and not work.frozen
     assert all(torch.equal(p.A, start[n].A) and not p.B.any() for n, p in work.pairs.items())
     assert set(factors) == set(start) and all(B.any() for B in factors.values())
+    assert (spent.cluster, spent.participants) == (-1, 1)
+    assert spent.seconds >= spent.seconds_compute > 0
 
 
 def test_meeting_a_client_changes_no_state(run: Run) -> None:
@@ -97,8 +101,8 @@ def test_without_a_probe_the_loss_decides(tmp_path: Path, reply) -> None:
     run = trained(tmp_path)
     real = run.runtime.train
     run.runtime.train = lambda works: (reply(u) for u in real(works) if reply)
-    found = route(run, "c-6")
-    assert probe(run, "c-6") == {} and found.cluster == found.by_loss
+    found, _ = route(run, "c-6")
+    assert probe(run, "c-6")[0] == {} and found.cluster == found.by_loss
     assert found.losses[found.by_loss] == min(found.losses)
     met = meet(run, "c-6")
     assert met.cluster == found.by_loss and met.trained.finite()
@@ -117,6 +121,8 @@ def test_with_one_cluster_nobody_is_routed(tmp_path: Path) -> None:
     assert run.state.labels["c-7"] == 0
     row = run.state.record.rounds[-1]
     assert (row.stage, row.cluster, row.bytes_up, row.bytes_down) == ("unseen", -1, 0, 0)
+    stages = make_tables(run.state.record)["stages"].as_dict()["rows"]
+    assert {r["stage"]: r["overhead"] is None for r in stages}["unseen"]
 
 
 def test_under_a_global_head_a_newcomer_keeps_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,47 @@ def test_a_damaged_client_file_is_named_when_it_is_asked_for(tmp_path: Path, har
         again.get(again.load(), "leaf", "c-0")
 
 
+def test_a_state_of_another_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "FORMAT", module.FORMAT - 1)
+        stored(tmp_path / "run")
+    before = files(tmp_path / "run")
+    with pytest.raises(RunError, match=r"begun by another version.*start again"):
+        RunFolder(tmp_path / "run", NAMES).load()
+    assert files(tmp_path / "run") == before
+
+
+def test_tiers_that_have_not_changed_are_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, written = grown(), []
+    real = module.save_file
+
+    def save_file(tensors: Any, path: Path, **rest: Any) -> None:
+        written.append(path.name)
+        real(tensors, path, **rest)
+
+    monkeypatch.setattr(module, "save_file", save_file)
+    store = stored(tmp_path / "run", state)
+    for _ in range(2):
+        state.round += 1
+        store.save(state)
+    store = RunFolder(tmp_path / "run", NAMES)
+    state = store.load()
+    state.clusters[1].calm_rounds, state.stage = 2, "leaf"
+    store.save(state)
+    assert written == ["tensors-1.safetensors"]
+    state.clusters[1].head = random_head(9)
+    store.save(state)
+    assert written == ["tensors-1.safetensors", "tensors-2.safetensors"]
+    assert [p.name for p in (tmp_path / "run").glob("tensors-*")] == written[1:]
+    found = RunFolder(tmp_path / "run", NAMES).load()
+    assert (found.stage, found.round) == ("leaf", 5)
+    assert all(map(same_tier, found.clusters, state.clusters))
+
+
 @pytest.mark.parametrize("content", ["[]", "null", "{}", '"state"', '{"stage": "root"}', "\0"])
 def test_json_of_another_shape_is_damage(tmp_path: Path, content: str) -> None:
     stored(tmp_path / "run")
@@ -206,14 +248,15 @@ def test_a_full_disk_leaves_the_previous_state_whole(
 ) -> None:
     state = grown()
     store = stored(tmp_path / "run", state)
-    state.round = 4
+    state.round, state.root = 4, TierState(random_pairs(4), random_head(4))
     with monkeypatch.context() as patch:
         patch.setattr(module, writer, fault)
         with pytest.raises(RunError, match=r"No space left.*--resume"):
             store.save(state)
     assert RunFolder(tmp_path / "run", NAMES).load().round == 3
     store.save(state)
-    assert RunFolder(tmp_path / "run", NAMES).load().round == 4
+    found = RunFolder(tmp_path / "run", NAMES).load()
+    assert found.round == 4 and found.root is not None and same_tier(found.root, state.root)
 
 
 def test_a_disk_that_fills_within_state_json_leaves_the_previous_one(
@@ -249,8 +292,10 @@ def test_a_power_cut_finds_a_state_with_all_that_it_names(
     state, events = RunState(), []
     store = stored(tmp_path / "run", state)
     store.put(state, "ema", "c-0", {"a": torch.zeros(2)})
+    state.root = TierState(random_pairs(1), random_head(1))
     store.save(state)
     store.put(state, "ema", "c-0", {"a": torch.ones(2)})
+    state.root = TierState(random_pairs(2), random_head(2))
     real = {"fsync": os.fsync, "replace": Path.replace, "unlink": Path.unlink}
 
     def fsync(descriptor: int) -> None:
@@ -271,12 +316,33 @@ def test_a_power_cut_finds_a_state_with_all_that_it_names(
     store.save(state)
     ready, named = events.index(("replace", "state.json")), ("sync", "run")
     written = {"000000.ema-1.safetensors", "tensors-3.safetensors", "clients", "run", "state.tmp"}
-    assert {name for kind, name in events[:ready] if kind == "sync"} == written
+    synced = [name for kind, name in events[:ready] if kind == "sync"]
+    assert set(synced) == written
+    assert set(synced[:2]) == {"000000.ema-1.safetensors", "tensors-3.safetensors"}
+    assert set(synced[2:4]) == {"clients", "run"}
     assert events[ready + 1] == named
     assert set(events[ready + 2 :]) == {
         ("unlink", "000000.ema-0.safetensors"),
         ("unlink", "tensors-2.safetensors"),
     }
+
+
+def test_files_reach_the_disk_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits here until two are under way, which one after another they never would be."""
+    state, together = grown(), threading.Barrier(2)
+    store = stored(tmp_path / "run", state)
+    for client in NAMES:
+        store.put(state, "leaf", client, {"a": torch.ones(2)})
+
+    def sync(path: Path) -> None:
+        if path.suffix == ".safetensors":
+            together.wait(60)
+
+    monkeypatch.setattr(module, "sync", sync)
+    store.save(state)
+    assert RunFolder(tmp_path / "run", NAMES).load().files == state.files
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

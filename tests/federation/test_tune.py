@@ -182,12 +182,27 @@ def test_other_data_under_the_same_path_are_refused(config: TuneConfig, tmp_path
     assert resume(tmp_path / "forest").verify().sound
 
 
-def test_a_run_that_kept_no_digest_of_its_data_goes_on(config: TuneConfig, tmp_path: Path) -> None:
+def test_images_are_read_for_their_digest_before_anything_is_dealt(
+    config: TuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nothing has been heard of the run, a command says that it reads images."""
+    real, events = ImageDataset.digest, []
+    monkeypatch.setattr(ImageDataset, "digest", lambda d: events.append("digest") or real(d))
+    dealt = module.deal
+    monkeypatch.setattr(module, "deal", lambda *given: events.append("deal") or dealt(*given))
+    tune(config, tmp_path / "forest", lambda progress: events.append("progress"))
+    assert events[:3] == ["digest", "deal", "progress"] and events.count("digest") == 1
+
+
+def test_a_run_that_kept_no_digest_of_its_data_goes_on(
+    config: TuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     interrupted(config, tmp_path / "forest")
     path = run_folder(tmp_path / "forest") / "settings.json"
     kept = json.loads(path.read_text())
     del kept["data"]
     path.write_text(json.dumps(kept))
+    monkeypatch.setattr(ImageDataset, "digest", None)  # there is nothing to compare it with
     assert resume(tmp_path / "forest").verify().sound
 
 

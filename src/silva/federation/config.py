@@ -88,7 +88,8 @@ class ClusteringConfig:
         "auto",
         choices=("auto", "B_ema", "dB_ema", "dQ_ema", "dB_cos"),
         help="EMA of normalised B (paper), of its change, of that of queries alone, of the change's "
-        "direction; auto: of the last two the one whose clusters score best",
+        "direction; auto: of the last two the one whose clusters score best, of the middle two where "
+        "clients took part in different rounds",
     )
     rule: str = setting(
         "separation",
@@ -99,7 +100,7 @@ class ClusteringConfig:
     k_min: int = setting(2, low=1, high=100_000, help="fewest clusters the rules consider")
     k_max: int = setting(20, low=1, high=100_000, help="most clusters the rules consider")
     ema: float = setting(0.9, low=0.0, high=1.0, help="lambda, weight of the past in the EMA")
-    skip_rounds: int = setting(2, low=0, high=1000, help="first rounds that the EMA leaves out")
+    skip_rounds: int = setting(2, low=0, high=1000, help="first rounds that the EMA of B leaves out")
     min_size: int = setting(2, low=1, high=100_000, help="smaller clusters join the nearest one")
 
 

@@ -13,7 +13,7 @@ from silva.federation.client import Update
 from silva.federation.heads import personal_head
 from silva.federation.orthogonality import Frozen
 from silva.federation.record import Accuracy, Overlap, Round
-from silva.federation.rounds import rate
+from silva.federation.rounds import believed, rate
 from silva.federation.run import Run
 from silva.federation.state import pack_head, pack_pairs
 
@@ -106,7 +106,7 @@ def train_alone(
 
     The same loop serves leaves, unseen clients and the controls, so that they differ in where they
     start and what they train, and in nothing else. A pass whose outcome is not believable is undone
-    and counted.
+    and counted; so is a reply that is not the first one of this client.
     """
     current = Update(name, pairs, head, 0, 0.0, 0.0, 0.0)
     seconds, compute, rejected = 0.0, 0.0, 0
@@ -123,12 +123,12 @@ def train_alone(
             train_pairs=train_pairs,
             train_head=train_head,
         )
-        for update in run.runtime.train([work]):
+        arrived = list(run.runtime.train([work]))
+        good = believed(run, arrived, [work])
+        for update in arrived:
             seconds, compute = seconds + update.seconds, compute + update.seconds_compute
-            if run.believes(update, work):
-                current = update
-            else:
-                rejected += 1
+        rejected += len(arrived) - len(good)
+        current = good[0] if good else current
         after(number + 1, current)
     return replace(current, seconds=seconds, seconds_compute=compute, rejected=rejected)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -50,12 +50,10 @@ def probe_work(
     )
 
 
-def probe(
-    run: Run, name: str, on_record: Callable[[Round], None] = lambda spent: None
-) -> dict[str, Tensor]:
-    """B of a newcomer's probe, by module; nothing where the probe was lost or is not believable.
+def probe(run: Run, name: str) -> tuple[dict[str, Tensor], Round]:
+    """B of a newcomer's probe, by module, and what it cost.
 
-    `on_record` hears what it cost.
+    No module where the probe was lost or is not believable.
     """
     root, started = run.state.root, time.perf_counter()
     assert root is not None
@@ -70,16 +68,16 @@ def probe(
     )
     arrived = list(run.runtime.train([work]))
     found = believed(run, arrived, [work])
-    on_record(cost(run, [work], arrived, found, started, number=run.state.total_rounds))
-    return {n: p.B for update in found for n, p in update.pairs.items()}
+    spent = cost(run, [work], arrived, found, started, number=run.state.total_rounds)
+    return {n: p.B for update in found for n, p in update.pairs.items()}, spent
 
 
-def route(run: Run, name: str, on_record: Callable[[Round], None] = lambda spent: None) -> Routed:
+def route(run: Run, name: str) -> tuple[Routed, Round]:
     """Nearest cluster by subspace, and by loss on the client's own training images as a check.
 
-    Without a probe the loss decides. `on_record` hears what the probe cost.
+    Without a probe the loss decides. The second is what the probe cost.
     """
-    factors = probe(run, name, on_record)
+    factors, spent = probe(run, name)
     signatures = [signature({n: p.B for n, p in c.pairs.items()}) for c in run.state.clusters]
     scores = similarities(factors, signatures)
     data = run.clients.train(name)
@@ -88,7 +86,13 @@ def route(run: Run, name: str, on_record: Callable[[Round], None] = lambda spent
         for j, c in enumerate(run.state.clusters)
     ]
     by_loss = nearest([-x for x in losses])
-    return Routed(name, nearest(scores) if factors else by_loss, by_loss, scores, losses)
+    cluster = nearest(scores) if factors else by_loss
+    return Routed(name, cluster, by_loss, scores, losses), replace(spent, cluster=cluster)
+
+
+def _unrouted(run: Run) -> Round:
+    """What a newcomer costs where there are no clusters: nothing is sent, and no time passes."""
+    return replace(cost(run, [], [], [], 0.0, number=run.state.total_rounds), seconds=0.0)
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,7 @@ def meet(run: Run, name: str) -> Newcomer:
     state, last = run.state, run.config.unseen_epochs
     assert state.root is not None
     rows = run.accuracy(name, "root", run.merge(run.base, state.root.pairs), state.root.head)
-    # Without clusters there is nothing to probe for, and nothing is sent.
-    probes = [cost(run, [], [], [], time.perf_counter(), number=state.total_rounds)]
-    routed = route(run, name, probes.append) if state.clusters else None
+    routed, spent = route(run, name) if state.clusters else (None, _unrouted(run))
     cluster = routed.cluster if routed else 0
     merged, above = run.path_weights(cluster), run.above_leaf(cluster)
     rows += run.accuracy(name, "zero_leaf", merged, above.head)
@@ -139,7 +141,6 @@ def meet(run: Run, name: str) -> Newcomer:
         train_head=run.config.head != "global",
         after=milestone,
     )
-    spent = replace(probes[-1], cluster=cluster if routed else -1)
     spent = replace(spent, rejected=spent.rejected + trained.rejected)
     return Newcomer(name, cluster, routed, rows, trained, spent)
 

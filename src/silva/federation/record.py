@@ -27,7 +27,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Round:
-    """One aggregation of one group of clients: cluster is -1 in the root and leaf stages.
+    """What clients did together, or one of them alone, and what came of it.
+
+    The class statistics for the first head; one aggregation of the root or of a cluster; the pass in
+    which clients that the root never sampled make a basis; one client's leaf with all its passes; one
+    newcomer's probe. cluster is -1 where clients have none yet (head, root, bases), or there is none
+    that a newcomer could go to.
 
     seconds is wall-clock time, seconds_compute what each lane of `Run` spent of it on average in
     forward and backward passes and optimiser steps.

@@ -1,7 +1,7 @@
 """State of an unfinished run, on disk in `forest.run/`: written after every round, resumed exactly.
 
     state.json            stage, counters, labels, record; names the tensor file that belongs to it
-    tensors-<n>.safetensors   pairs and heads of root and clusters
+    tensors-<n>.safetensors   pairs and heads of root and clusters, written where they changed
     clients/<index>.<kind>-<n>.safetensors   per-client state (bases, leaves, local heads)
 
 A file is never changed once `state.json` names it. A new state writes new files first and replaces
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ from silva.adapters.tiers import Head, LoraPair
 from silva.errors import RunError
 from silva.federation.record import RunRecord
 
-FORMAT = 1
+FORMAT = 2
+"""Version of all that lies in the folder; a state of another one is refused. Before 2 the clients'
+running means did not count their rounds, and the run would go on to another result."""
+SYNCS = 8
+"""Files that are made durable at a time."""
 STAGES = ("root", "clustering", "cluster", "leaf", "unseen", "done")
 
 
@@ -68,6 +73,7 @@ class RunFolder:
         self.path = path
         self._index = {name: n for n, name in enumerate(clients)}
         self._written = 0
+        self._held = ""  # digest of root and clusters in that file
         self._fresh: list[Path] = []
 
     def create(self, settings: Mapping[str, Any]) -> None:
@@ -89,14 +95,19 @@ class RunFolder:
             raise _refused(error, self.path) from error
 
     def save(self, state: RunState) -> None:
-        """Write `state` as a whole; the previous state stays until the new one is complete."""
-        previous, number = self._written, self._written + 1
+        """Write `state` as a whole; the previous state stays until the new one is complete.
+
+        Root and clusters are frozen for most of a run: what has not changed stays where it lies.
+        """
         tensors: dict[str, Tensor] = {}
         if state.root is not None:
             _pack(tensors, "root", state.root)
         for n, cluster in enumerate(state.clusters):
             _pack(tensors, f"cluster-{n}", cluster)
-        self._write(self._tensors(number), tensors)
+        previous, digest = self._written, _digest(tensors)
+        number = previous if digest == self._held else previous + 1
+        if number != previous:
+            self._write(self._tensors(number), tensors, digest)
         groups = [t for t in (state.root, *state.clusters) if t is not None]
         content = {
             "format": FORMAT,
@@ -115,19 +126,29 @@ class RunFolder:
             write_json(self.path / "state.json", {**content, "checksum": _checksum(content)})
         except OSError as error:
             raise _refused(error, self.path) from error
-        self._written = number
-        self._tensors(previous).unlink(missing_ok=True)
+        self._written, self._held = number, digest
+        if number != previous:
+            self._tensors(previous).unlink(missing_ok=True)
         self._drop_stale(state)
 
     def load(self) -> RunState:
-        """The last complete state. Raises RunError when there is none or it is damaged."""
+        """The last complete state.
+
+        Raises RunError when there is none, it is damaged or of another version of silva.
+        """
         path = self.path / "state.json"
         try:
             data = json.loads(path.read_text())
             if data.pop("checksum") != _checksum(data):
                 raise ValueError("its checksum does not match")
+            if data["format"] != FORMAT:
+                raise RunError(
+                    "the run was begun by another version of silva",
+                    where=path,
+                    remedy="remove the folder and start again",
+                )
             tensors = _read_tensors(self._tensors(int(data["tensors"])))
-            self._written = int(data["tensors"])
+            self._written, self._held = int(data["tensors"]), _digest(tensors)
             state = RunState(
                 stage=data["stage"],
                 round=data["round"],
@@ -168,7 +189,7 @@ class RunFolder:
     def put(self, state: RunState, kind: str, client: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a new file of one client; it counts once `save` has named it."""
         number = state.files.get(kind, {}).get(client, -1) + 1
-        self._write(self._client_file(kind, client, number), tensors)
+        self._write(self._client_file(kind, client, number), tensors, _digest(tensors))
         state.files.setdefault(kind, {})[client] = number
 
     def get(self, state: RunState, kind: str, client: str) -> dict[str, Tensor] | None:
@@ -192,19 +213,19 @@ class RunFolder:
     def _client_file(self, kind: str, client: str, number: int) -> Path:
         return self.path / "clients" / f"{self._index[client]:06d}.{kind}-{number}.safetensors"
 
-    def _write(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
-        _write_tensors(path, tensors)
+    def _write(self, path: Path, tensors: Mapping[str, Tensor], digest: str) -> None:
+        _write_tensors(path, tensors, digest)
         self._fresh.append(path)
 
     def _sync(self) -> None:
         """What was written since the last state lies on the disk, under its names, before returning.
 
-        All together here and not one by one: by now the system has written most of it.
+        Side by side, since a file system can commit at once what waits for it at the same time.
+        Folders follow when all files are there.
         """
-        for path in self._fresh:
-            sync(path)
-        for folder in {path.parent for path in self._fresh}:
-            sync(folder)
+        with ThreadPoolExecutor(SYNCS) as pool:
+            for paths in (self._fresh, {path.parent for path in self._fresh}):
+                list(pool.map(sync, paths))
         self._fresh = []
 
     def _drop_stale(self, state: RunState) -> None:
@@ -241,11 +262,11 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return state.hexdigest()
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], digest: str) -> None:
     # Tiers may share a tensor (clusters start from one draw), which the format refuses.
     own = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
-        save_file(own, path, metadata={"sha256": _digest(own)})
+        save_file(own, path, metadata={"sha256": digest})
     except (OSError, SafetensorError) as error:
         raise _refused(error, path) from error
 

@@ -71,9 +71,10 @@ def tune(
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
     config = replace(config, data=replace(config.data, path=dataset.origin or config.data.path))
     check_harvest(backbone, dataset)
+    # Before the first progress: what is shown until then says that images are being read.
+    about = {"backbone": backbone.digest, "data": dataset.digest()}
     partition = deal(config.data, config.seed, dataset, on_progress)
     folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
-    about = {"backbone": backbone.digest, "data": dataset.digest()}
     folder.create({"config": as_plain(_anywhere(config)), **about})
     state = _first_state(folder, partition, dataset)
     return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
@@ -95,7 +96,7 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
             remedy="restore its weights, or start a new run",
         )
     dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
-    if settings["data"] not in ("", dataset.digest()):
+    if settings["data"] and settings["data"] != dataset.digest():
         raise RunError(
             f"the images or labels of {config.data.path} are not those the run started with",
             where=path,

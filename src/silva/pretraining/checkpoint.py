@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,39 +21,58 @@ from torch import Tensor
 from silva.errors import RunError
 
 FILE = "checkpoint.safetensors"
+MODEL = "model."
+"""What the names of a model's tensors begin with, beside those of optimisers."""
 
 
-def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
-    """Put tensors and metadata into `folder`; a crash leaves the old checkpoint or the new one."""
+def write_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    config: Any,
+    about: Mapping[str, str],
+) -> None:
+    """Put a run into `folder`; a crash leaves the old checkpoint or the new one.
+
+    tensors are the model's, config is the recipe (a dataclass), about whatever else is to be known.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / "checkpoint.tmp"
-    save_file({k: v.contiguous() for k, v in tensors.items()}, scratch, about)
+    held = {f"{MODEL}{name}": tensor.detach() for name, tensor in tensors.items()}
+    held |= _packed(optimisers)
+    lines = {**about, "config": _settings(config)}
+    save_file({k: v.contiguous() for k, v in held.items()}, scratch, lines)
     with scratch.open("rb") as written:
         os.fsync(written.fileno())
     scratch.replace(folder / FILE)
 
 
-def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `write_checkpoint` wrote. Raises RunError when the file is damaged."""
+@contextmanager
+def read_checkpoint(
+    folder: Path, optimisers: Mapping[str, torch.optim.Optimizer], config: Any
+) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
+    """The `tensors` and `about` of `write_checkpoint`; after the block the optimisers are as then.
+
+    Raises RunError where the recipe was another, and where the file is damaged, which is what any
+    other error in the block means too.
+    """
     try:
         with safe_open(folder / FILE, framework="pt") as opened:
-            names = opened.keys()
-            return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise damaged(folder, error) from None
+            held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            about = opened.metadata() or {}
+        _check_settings(folder, config, about["config"])
+        yield {k.removeprefix(MODEL): v for k, v in held.items() if k.startswith(MODEL)}, about
+        _restore(optimisers, held)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        cause = (str(error).split("\n")[0] or type(error).__name__)[:120]
+        raise RunError(
+            f"the checkpoint is damaged ({cause})",
+            where=folder / FILE,
+            remedy="remove it to start the run again from the beginning",
+        ) from None
 
 
-def damaged(folder: Path, error: Exception) -> RunError:
-    """The error for a checkpoint that cannot be continued."""
-    cause = (str(error).split("\n")[0] or type(error).__name__)[:120]
-    return RunError(
-        f"the checkpoint is damaged ({cause})",
-        where=folder / FILE,
-        remedy="remove it to start the run again from the beginning",
-    )
-
-
-def pack_optimisers(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+def _packed(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     """The state of every optimiser as ``optimiser.NAME.INDEX.FIELD``."""
     return {
         f"optimiser.{name}.{index}.{field}": torch.as_tensor(value)
@@ -62,10 +82,10 @@ def pack_optimisers(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str
     }
 
 
-def restore_optimisers(
+def _restore(
     optimisers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `pack_optimisers` made; raises ValueError for names of another shape."""
+    """Put back what `_packed` made; raises ValueError for names of another shape."""
     for name, optimiser in optimisers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -76,14 +96,14 @@ def restore_optimisers(
         optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
-def pack_settings(config: Any) -> str:
-    """A recipe, which is a dataclass, as it stands in a checkpoint."""
+def _settings(config: Any) -> str:
+    """A recipe as it stands in a checkpoint."""
     return json.dumps(asdict(config))
 
 
-def check_settings(folder: Path, config: Any, packed: str) -> None:
-    """Raises RunError where `packed` is not what `pack_settings` makes of `config`."""
-    ours, theirs = json.loads(pack_settings(config)), json.loads(packed)
+def _check_settings(folder: Path, config: Any, packed: str) -> None:
+    """Raises RunError where `packed` is not what `_settings` makes of `config`."""
+    ours, theirs = json.loads(_settings(config)), json.loads(packed)
     if theirs == ours:
         return
     theirs = theirs if isinstance(theirs, dict) else {}

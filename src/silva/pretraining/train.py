@@ -25,16 +25,7 @@ from silva.models.backbone import Backbone
 from silva.models.threads import one_thread_each
 from silva.models.vit import ViT, ViTConfig
 from silva.pretraining.augment import augment, cutmix
-from silva.pretraining.checkpoint import (
-    FILE,
-    check_settings,
-    damaged,
-    pack_optimisers,
-    pack_settings,
-    read_checkpoint,
-    restore_optimisers,
-    write_checkpoint,
-)
+from silva.pretraining.checkpoint import FILE, read_checkpoint, write_checkpoint
 from silva.pretraining.config import PretrainConfig
 from silva.pretraining.initialise import initialise, whiten_patches
 from silva.pretraining.muon import Muon
@@ -170,23 +161,14 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         """Write the state after a whole epoch."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= pack_optimisers(self.optimisers)
-        about = {"curve": json.dumps(self.curve), "config": pack_settings(self.config)}
-        write_checkpoint(folder, tensors, about)
+        about = {"curve": json.dumps(self.curve)}
+        write_checkpoint(folder, self.model.state_dict(), self.optimisers, self.config, about)
 
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote. Raises RunError when that is damaged or not this run."""
-        tensors, about = read_checkpoint(folder)
-        try:
-            check_settings(folder, self.config, about["config"])
-            curve = json.loads(about["curve"])
-            weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
+        with read_checkpoint(folder, self.optimisers, self.config) as (weights, about):
+            self.curve = [dict(row) for row in json.loads(about["curve"])]
             self.model.load_state_dict(weights)
-            restore_optimisers(self.optimisers, tensors)
-            self.curve = [dict(row) for row in curve]
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise damaged(folder, error) from None
 
 
 def _check(config: PretrainConfig, train: LabelledImages, held_out: LabelledImages) -> None:

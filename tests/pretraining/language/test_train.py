@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert steps == [5, 6]
     assert equal(whole.parameters, cut.parameters)
     assert [row["step"] for row in cut.curve] == [2, 4, 6]
+
+
+def test_the_text_is_hashed_once_a_run(
+    recipe: LanguageRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, hashed = hashlib.sha256, []
+    monkeypatch.setattr(hashlib, "sha256", lambda data: hashed.append(len(data)) or real(data))
+    assert len(pretrain(recipe, TOKENS, tmp_path).curve) == 3
+    assert hashed == [len(TOKENS)]
 
 
 def test_the_result_does_not_depend_on_the_threads(recipe: LanguageRecipe, tmp_path: Path) -> None:

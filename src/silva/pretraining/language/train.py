@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -27,16 +28,7 @@ from silva.models.deepseek_config import DeepseekConfig, deepseek_config
 from silva.models.deepseek_tensors import CORRECTION
 from silva.models.latent import CausalLatents
 from silva.models.threads import one_thread_each
-from silva.pretraining.checkpoint import (
-    FILE,
-    check_settings,
-    damaged,
-    pack_optimisers,
-    pack_settings,
-    read_checkpoint,
-    restore_optimisers,
-    write_checkpoint,
-)
+from silva.pretraining.checkpoint import FILE, read_checkpoint, write_checkpoint
 from silva.pretraining.language.config import LanguageRecipe
 from silva.pretraining.language.model import CountedExperts, assemble, balance, initial
 from silva.pretraining.muon import Muon
@@ -160,24 +152,20 @@ class Run:
         counts = {n: torch.stack([c[n] for _, _, c in done]).sum(dim=0) for n in done[0][2]}
         return sum(loss for loss, _, _ in done), counts
 
+    @cached_property
     def _digest(self) -> str:
-        """Of the training text, whose tokens are numbered by a tokenizer of that very text."""
+        """SHA-256 of the training text, whose tokens are numbered by a tokenizer of that very text."""
         return hashlib.sha256(self.tokens.numpy().data).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write the state after a whole step."""
-        tensors = {f"model.{k}": v.detach() for k, v in self.parameters.items()}
-        tensors |= pack_optimisers(self.optimisers)
-        about = {"curve": json.dumps(self.curve), "config": pack_settings(self.config)}
-        about |= {"done": str(self.done), "text": self._digest()}
-        write_checkpoint(folder, tensors, about)
+        about = {"curve": json.dumps(self.curve), "done": str(self.done), "text": self._digest}
+        write_checkpoint(folder, self.parameters, self.optimisers, self.config, about)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote. Raises RunError for a damaged one, or one of another run."""
-        tensors, about = read_checkpoint(folder)
-        try:
-            check_settings(folder, self.config, about["config"])
-            if about["text"] != self._digest():
+        with read_checkpoint(folder, self.optimisers, self.config) as (weights, about):
+            if about["text"] != self._digest:
                 raise RunError(
                     "the unfinished run here was of other texts",
                     where=folder / FILE,
@@ -186,10 +174,7 @@ class Run:
             self.curve, self.done = json.loads(about["curve"]), int(about["done"])
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
-                    parameter.copy_(tensors[f"model.{name}"])
-            restore_optimisers(self.optimisers, tensors)
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise damaged(folder, error) from None
+                    parameter.copy_(weights[name])
 
 
 @dataclass(frozen=True)
