@@ -34,6 +34,14 @@ def test_times(text: str, seconds: float) -> None:
     assert parse_seconds(text, "--x") == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize("text", ["1" * 400, "1" * 305 + "TiB", "9" * 307 + "h", "0" * 400 + "x"])
+def test_a_number_that_is_too_large_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--x: '\d{40}' is no size; write 512MiB or 2GB"):
+        parse_bytes(text, "--x")
+    with pytest.raises(ConfigError, match=r"--x: '\d{40}' is no time; write 50ms or 2s"):
+        parse_seconds(text, "--x")
+
+
 @given(st.text(max_size=12))
 def test_anything_else_names_the_flag(text: str) -> None:
     for parse in (parse_bytes, parse_seconds):

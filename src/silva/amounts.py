@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 
 from silva.errors import ConfigError
 
@@ -24,22 +26,20 @@ def parse_bytes(text: str, where: str) -> int:
 
     `where` names the flag in the ConfigError for anything else.
     """
-    number, unit = _split(text, where, "a size such as 512MiB or 2GB")
-    if unit not in _BYTES:
-        raise ConfigError(f"{text[:40]!r} is no size", where=where, remedy="write 512MiB or 2GB")
-    return int(number * _BYTES[unit])
+    return int(_amount(text, where, _BYTES, "size", "512MiB or 2GB"))
 
 
 def parse_seconds(text: str, where: str) -> float:
     """Seconds: us, ms, s (also without a unit), min, h. ConfigError, as `parse_bytes`."""
-    number, unit = _split(text, where, "a time such as 50ms or 2s")
-    if unit not in _SECONDS:
-        raise ConfigError(f"{text[:40]!r} is no time", where=where, remedy="write 50ms or 2s")
-    return number * _SECONDS[unit]
+    return _amount(text, where, _SECONDS, "time", "50ms or 2s")
 
 
-def _split(text: str, where: str, wanted: str) -> tuple[float, str]:
+def _amount(text: str, where: str, units: Mapping[str, float], kind: str, examples: str) -> float:
     match = _AMOUNT.fullmatch(text)
     if match is None:
-        raise ConfigError(f"{text[:40]!r} is not {wanted}", where=where, remedy="correct it")
-    return float(match[1]), match[2].lower()
+        what = f"{text[:40]!r} is not a {kind} such as {examples}"
+        raise ConfigError(what, where=where, remedy="correct it")
+    amount = float(match[1]) * units.get(match[2].lower(), math.nan)
+    if not math.isfinite(amount):  # no such unit, or over 308 digits
+        raise ConfigError(f"{text[:40]!r} is no {kind}", where=where, remedy=f"write {examples}")
+    return amount
