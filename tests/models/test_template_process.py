@@ -81,6 +81,15 @@ def test_one_that_says_nothing(make: Make) -> None:
     process.close()
 
 
+def test_one_that_says_nothing_at_its_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = make("")
+    template_process.WORKER.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(template_process, "WALL_S", 0.2)
+    with pytest.raises(HelperError, match=r"does not start \(it says nothing\)"):
+        process.ask({})
+    process.close()
+
+
 def test_one_that_does_not_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     process = make("")
     monkeypatch.setattr(template_process.sys, "executable", "/no/such/python")

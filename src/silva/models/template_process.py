@@ -140,7 +140,7 @@ class TemplateProcess:
             self._receive(ours, 1, time.monotonic() + WALL_S)
         except OSError as error:
             self._end()
-            raise _GoneError(f"does not start ({error or 'it says nothing'})") from None
+            raise _GoneError(f"does not start ({str(error) or 'it says nothing'})") from None
         except BaseException:
             self._end()
             raise
