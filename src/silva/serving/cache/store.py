@@ -63,8 +63,6 @@ class StoreStats:
     failed: int = 0
     healed: int = 0
     """Blocks in RAM that were found changed, and dropped."""
-    blocks: int = 0
-    """Those of both tiers, each counted once."""
     ram_bytes: int = 0
     ram_blocks: int = 0
     ram_evictions: int = 0
@@ -208,13 +206,19 @@ class BlockStore:
         """Wait until everything is on disk; False when that took too long or the disk refuses."""
         return self._writer.flush(timeout_s)
 
-    def stats(self) -> StoreStats:
-        """Counts and contents at this moment."""
+    def count(self) -> int:
+        """Blocks of both tiers, each counted once; about, while they change. Looks at all in RAM."""
         with self._changed:
             in_ram = self._ram.held()
+        if self._disk is None:
+            return len(in_ram)
+        return len(in_ram) + len(self._disk) - self._disk.count_held(in_ram)
+
+    def stats(self) -> StoreStats:
+        """Counts and contents at this moment; O(1)."""
+        with self._changed:
             stats = StoreStats(
                 **vars(self._counts),
-                blocks=len(in_ram),
                 ram_bytes=self._ram.used_bytes,
                 ram_blocks=len(self._ram),
                 ram_evictions=self._ram.evictions,
@@ -225,12 +229,10 @@ class BlockStore:
         disk = self._disk
         if disk is None:
             return stats
-        on_disk = len(disk)
         return replace(
             stats,
-            blocks=len(in_ram) + on_disk - disk.count_held(in_ram),
             disk_bytes=disk.used_bytes,
-            disk_blocks=on_disk,
+            disk_blocks=len(disk),
             disk_evictions=disk.counts.evictions,
             corrupt=disk.counts.corrupt,
             write_errors=disk.counts.write_errors,

@@ -8,6 +8,7 @@ peer's own thread only speaks.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import time
@@ -42,6 +43,8 @@ log = logging.getLogger("silva.cache")
 _FOLDER = re.compile(r"cache-\d{1,4}")
 
 STATUS_S = 0.5
+COUNTING = 0.01
+"""Share of the time that blocks are counted in: all in RAM are looked at, which may be very many."""
 LOOKUP_THREADS = 2
 FETCH_THREADS = 4
 """Each peer that offers blocks has at most one of them at a time: it may have been stopped."""
@@ -71,6 +74,7 @@ class CachePeer:
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._fetches = Lanes(FETCH_THREADS, "fetch")
         self._stopping = False
+        self._objects, self._count_at_s = 0, 0.0
 
     def run(self) -> None:
         """Answer until told to stop."""
@@ -84,6 +88,9 @@ class CachePeer:
                 told_s = now
                 self._store.expire(now)
                 self._ray.send(Status(PeerLoad(), self._counters()))
+            if now >= self._count_at_s:
+                self._count_at_s = math.inf  # until it is done
+                self._lookups.submit(self._count)
         self._lookups.shutdown(cancel_futures=True)
         self._fetches.close()
         self._store.close()
@@ -142,10 +149,17 @@ class CachePeer:
             found = {m.name for m in members.caches} | _kept_folders(folder)
             self._store.see_siblings(folder / n for n in sorted(found - {self._start.name}))
 
+    def _count(self) -> None:
+        """On a thread, rarely: this peer may hold a million blocks."""
+        start_s = time.monotonic()
+        self._objects = self._store.count()
+        end_s = time.monotonic()
+        self._count_at_s = end_s + max(STATUS_S, (end_s - start_s) / COUNTING)
+
     def _counters(self) -> dict[str, float]:
         stats, kv = self._store.stats(), self._start.config.kv
         return {
-            "objects": stats.blocks,
+            "objects": self._objects,
             "ram_bytes": stats.ram_bytes,
             "ram_limit_bytes": kv.cache_ram_bytes,
             "disk_bytes": stats.disk_bytes,
