@@ -20,6 +20,12 @@ def answers(
     return Twin(made or profile(), config(**changes), SETTINGS, seed).run(trace)
 
 
+def under(target_s: float | None, **changes: object) -> Twin:
+    """A server that has to hold a target for the time a token."""
+    limits = replace(SETTINGS, target_s=target_s)
+    return Twin(profile(), config(**changes), limits, seed=None)
+
+
 def ttft_s(answer: Answered) -> float:
     """From the moment it was due to its first token."""
     return answer.tokens_s[0] - answer.asked.at_s
@@ -106,6 +112,22 @@ def test_ratios_are_straight_between_what_was_measured() -> None:
     assert world.drawn("prefill") == 1.0
 
 
+def test_the_hub_hears_what_a_target_lets_in_and_keeps_back_what_is_more() -> None:
+    # Four requests teach what one more of them takes, and go on while eight others come.
+    early = [asked(0.1 * number, 16, 300, 1000 * number) for number in range(4)]
+    late = [asked(2.0, 16, 20, 1000 * number) for number in range(4, 12)]
+    free, held = under(None), under(0.0165)
+    peer = held.hub.peers["decode-1"]
+    assert peer.load.most_running == SETTINGS.max_running
+    first = [max(map(ttft_s, world.run([*early, *late])[4:])) for world in (free, held)]
+    # Prompts take 16 ms each; those that are kept back are not begun.
+    assert first[0] < 0.3
+    assert first[1] > 0.5
+    assert peer.admission is not None
+    assert 4 < peer.load.most_running == peer.admission.batch < 8
+    assert free.hub.peers["decode-1"].load.most_running == SETTINGS.max_running
+
+
 @hypothesis_settings(max_examples=20, deadline=None)
 @given(
     st.lists(
@@ -115,13 +137,14 @@ def test_ratios_are_straight_between_what_was_measured() -> None:
     ),
     st.integers(1, 2),
     st.integers(0, 1),
+    st.sampled_from([None, 0.0125]),
 )
 def test_every_request_is_answered_whole_and_in_order(
-    rows: list[tuple[float, int, int]], peers: int, cache: int
+    rows: list[tuple[float, int, int]], peers: int, cache: int, target_s: float | None
 ) -> None:
     trace = [asked(at, prompt, out, 1000 * n) for n, (at, prompt, out) in enumerate(sorted(rows))]
     pools = {"prefill": peers, "decode": peers, "cache": cache}
-    for answer in answers(trace, pools=pools):
+    for answer in under(target_s, pools=pools).run(trace):
         assert len(answer.tokens_s) == answer.asked.output
         assert answer.tokens_s == sorted(answer.tokens_s)
         assert ttft_s(answer) >= 0.001 * len(answer.asked.prompt) * 0.999

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from silva.control import fills, handover, scheduler
-from silva.control.admission import admitted, mean_context
+from silva.control.admission import Admission, admission
 from silva.control.handover import Reservation
 from silva.control.measured import MeasuredStepTime
 from silva.control.request import Output, Plan, Request, StepResult
 from silva.control.scheduler import Update
 from silva.control.state import State
 from silva.reality.cores import Task
+from silva.serving.peers.computing import STATUS_S
 from silva.serving.wire.messages import (
     Cancel,
     HandOver,
@@ -32,6 +33,7 @@ from silva.serving.wire.messages import (
     Prefilled,
     Reserve,
     Role,
+    Status,
     Tokens,
 )
 
@@ -50,11 +52,12 @@ class PeerTwin(ABC):
         self.learned = MeasuredStepTime()
         self._inbox: deque[Callable[[], None]] = deque()
         self._plan: Plan | None = None
-        self._began_s = 0.0
+        self._began_s = self._told_s = 0.0
+        self._admission: Admission | None = None
         self._awake = False
 
-    def load(self) -> Load:
-        """What the peer tells the hub of itself."""
+    def load(self, told: Admission | None = None) -> Load:
+        """What the peer tells the hub of itself, and what its target lets in, once that is known."""
         counts = self.state.counts()
         return Load(
             waiting=counts.waiting,
@@ -62,7 +65,7 @@ class PeerTwin(ABC):
             blocks_free=counts.blocks_free,
             blocks_used=counts.blocks_used,
             blocks_total=counts.blocks,
-            most_running=admitted(self.state, self.learned, mean_context(self.state)),
+            most_running=told.batch if told else self.state.settings.max_running,
         )
 
     def hear(self, message: Message) -> None:
@@ -86,6 +89,7 @@ class PeerTwin(ABC):
         self._awake = False
         if self._plan is not None:
             return
+        self._report()
         while True:
             while self._inbox:
                 self._inbox.popleft()()
@@ -102,6 +106,15 @@ class PeerTwin(ABC):
                 return
             if not plan.left and not self._inbox:
                 return
+
+    def _report(self) -> None:
+        """Its load and, of decode, what its target lets in: as often as the real one says it."""
+        if self.world.now_s - self._told_s < STATUS_S:
+            return
+        self._told_s = self.world.now_s
+        if self.role == "decode":
+            self._admission = admission(self.state, self.learned, 0.0, self._admission)
+        self.tell(Status(self.load(self._admission), {}, self._admission))
 
     def _ended(self) -> None:
         plan, self._plan = self._plan, None
