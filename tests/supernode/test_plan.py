@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from silva.errors import ConfigError
+from silva.supernode.fleet import decode_table
 from silva.supernode.generate import Shape, generate
 from silva.supernode.plan import Plan, Targets, _other_cache, make_plan, table
 
@@ -45,6 +46,15 @@ def test_more_never_does_less(found: Plan) -> None:
         assert more.holds
         assert more.goodput >= found.best.goodput * (1 - 1e-3)
         assert lost.goodput <= found.best.goodput * (1 + 1e-3)
+
+
+def test_the_batch_leaves_of_the_target_what_the_server_leaves(found: Plan) -> None:
+    best = found.best
+    packages = best.system.decode.dies / best.system.machine.die.per_package
+    times = decode_table(best.system, (best.cluster.mtp, best.cluster.acceptance), packages, None)
+    length = TRAFFIC.mean_prompt + TRAFFIC.mean_output / 2
+    batch = best.cluster.batch_per_npu * packages
+    assert times.seconds(int(batch), int(batch * length), 0) <= 0.95 * TARGETS.tpot_s
 
 
 def test_the_same_question_has_the_same_answer(found: Plan) -> None:

@@ -1,13 +1,15 @@
 """The scheduler of an engine: continuous batching with chunked prefill, prefix reuse, preemption.
 
     state = State(Settings(blocks=1024, context_tokens=2048, target_s=0.050))
+    load = state.load()
     while serving:
         for request in arrived():
             add(state, request, identity.keys(request))
+        step_time.observe(*load, last_step_s())   # of all that clients waited for; 0: there was none
         plan = schedule(state, now_s(), step_time)
-        result = runner.run(plan)                 # seconds, and who sampled an end token
+        result = runner.run(plan)                 # who sampled an end token
         if plan.tokens:
-            step_time.observe(*state.load(), result.seconds)
+            load = state.load()
             for ended in update(state, result).ended:
                 tell(ended.request, ended.reason)
 

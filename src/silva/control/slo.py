@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+AIM = 0.95
+"""Share of a target that server and simulator plan steps for. Half of a server's steps take longer
+than expected, and a request also waits between its two peers.
+"""
+
 
 class Load(NamedTuple):
     """The work of one step, in the order of `StepTime.seconds`."""

@@ -35,9 +35,7 @@ class Settings:
     target_s: float | None = None
     """Time between tokens (TPOT) to hold; None: as many as `max_running`."""
     aim: float = 1.0
-    """Share of the target that steps are planned for. Half of them take longer than expected, and a
-    request also waits between its two peers, so a server aims lower.
-    """
+    """Share of the target that steps are planned for; see `silva.control.slo.AIM`."""
     drafts: int = 0
     """Guessed tokens that a step may compute for each decoding request, beside its own one."""
 
@@ -233,7 +231,7 @@ class State:
     def load(self) -> Load:
         """The work of the step in flight; between steps, of one that would only decode.
 
-        `measured.observe(*state.load(), result.seconds)` before `update`.
+        Kept from before `update` until the whole step is over, to be observed with its seconds.
         """
         prefill, decoding = 0, self.decoding
         for chunk in self.flight.values():

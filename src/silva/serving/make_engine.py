@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from silva.control.slo import AIM
 from silva.control.state import Settings
 from silva.errors import ConfigError
 from silva.models.language import LanguageConfig
@@ -68,10 +69,6 @@ def block_shape(config: ServeConfig, model: LanguageConfig) -> KVShape:
     """What a block of this model's holds, as it is served."""
     dtype = getattr(torch, config.dtype)
     return KVShape.of(model, config.kv.block_tokens, dtype, drafts=_drafts(config, model))
-
-
-AIM = 0.95
-"""Share of a target for the time per token that steps are planned for."""
 
 
 def settings_for(

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from silva.control.mapping import Role
 from silva.control.ranking import Ranking
+from silva.control.slo import AIM
 from silva.control.state import Settings
 from silva.errors import ConfigError
 from silva.supernode.balance import with_popularity
@@ -187,6 +188,7 @@ def _settings(
         step_tokens=step_tokens,
         max_running=running,
         target_s=target_s,
+        aim=AIM,
     )
 
 

@@ -1,10 +1,10 @@
 """How many instances a traffic needs: the cheapest cluster that holds two targets, and its margins.
 
-For each degree of expert parallelism that fits: the largest batch within the target of the time a
-token, counts from the load as far as the machine has dies, then simulation, one instance more of what
-misses its target until both hold. From the cheapest on, one thing at a time is changed: dies of a
-prefill instance, size of the context cache, cap of the batch. Neighbours of the cheapest, and it with
-a node lost, are simulated as well.
+For each degree of expert parallelism that fits: the largest batch that the server would let in
+under the target of the time a token, counts from the load as far as the machine has dies, then
+simulation, one instance more of what misses its target until both hold. From the cheapest on, one
+thing at a time is changed: dies of a prefill instance, size of the context cache, cap of the batch.
+Neighbours of the cheapest, and it with a node lost, are simulated as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from silva.control.slo import largest_batch
+from silva.control.slo import AIM, largest_batch
 from silva.errors import ConfigError
 from silva.supernode.capacity import cache_tokens
 from silva.supernode.cluster import Cluster, Failure
@@ -93,8 +93,8 @@ class Plan:
     frontier: tuple[Trial, ...]
     """Clusters that hold, the cheapest of each kind, by nodes; none that is dearer and slower."""
     neighbours: dict[str, Trial]
-    """One instance more and fewer of each kind, with the nodes that makes, and a node of each kind
-    lost for half of the time.
+    """One instance more and fewer of each kind, with the nodes that makes; and a node of each kind
+    lost for half of the time, after which its instances load their model.
     """
 
     def as_plain(self) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def _from_load(system: System, traffic: Traffic, targets: Targets, base: Cluster
     length = traffic.mean_prompt + traffic.mean_output / 2
     times = decode_table(system, (base.mtp, base.acceptance), decode_packages, None)
     most = int(MOST_BATCH * decode_packages)
-    batch = max(1, largest_batch(times, targets.tpot_s, length, most))
+    batch = max(1, largest_batch(times, AIM * targets.tpot_s, length, most))
     per_npu = max(1, int(batch / decode_packages))
     step_s = times.seconds(batch, int(batch * length), 0)
     running = rate * traffic.mean_output * step_s
@@ -325,7 +325,7 @@ def _neighbours(best: Trial, traffic: Traffic, targets: Targets) -> dict[str, Tr
         half = traffic.seconds / 2
         node = first[role] // best.system.machine.dies_per_node
         failure = Failure("node", node, traffic.seconds / 4, half)
-        found[f"a node of {role} lost for {half:.0f} s"] = _try(
+        found[f"a node of {role} lost for {half:.0f} s, then loading"] = _try(
             best.system, best.cluster, traffic, targets, (failure,)
         )
     return found
