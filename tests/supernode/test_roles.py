@@ -48,6 +48,19 @@ def test_long_prompts_draw_instances_to_prefill() -> None:
     assert moved.records.ttft_s.mean() < still.ttft_s.mean()
 
 
+def test_memory_and_links_are_those_of_the_instances_there_are() -> None:
+    """Each has a scheduler for either role, one of which works."""
+    calm = generate(Shape(rate=6.0, seconds=8.0, prompt=1000.0, output=100.0))
+    moving, still = (
+        simulate(replace(CLUSTER, scale_window_s=window_s), calm, system=SYSTEM)
+        for window_s in (1e5, 0.0)
+    )
+    assert moving.moves == []
+    assert [each.kv_share for each in moving.samples] == [each.kv_share for each in still.samples]
+    assert moving.links == still.links
+    assert max(each.kv_share for each in still.samples) > 0
+
+
 def test_roles_stay_where_both_have_little_to_do() -> None:
     calm = run(generate(Shape(rate=1.0, seconds=8.0, prompt=500.0, output=50.0)))
     assert calm.records.moves == []

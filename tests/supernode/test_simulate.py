@@ -196,6 +196,17 @@ def test_links_and_memory_are_used_as_much_as_there_is_traffic() -> None:
     assert cached.links["cache"] > 0
 
 
+def test_memory_of_an_instance_that_is_lost_counts_as_none() -> None:
+    traffic = generate(Shape(rate=5.0, seconds=4.0, output=200.0))
+    failures = (Failure("decode", 1, 0.0, 1e3), Failure("prefill", 1, 0.0, 1e3))
+    lost = simulate(SPLIT, traffic, failures, SYSTEM)
+    fewer = simulate(replace(SPLIT, prefill=1, decode=1), traffic, system=SYSTEM)
+    # The first sample is taken before anything is lost.
+    shares = [[sample.kv_share for sample in each.samples[1:]] for each in (lost, fewer)]
+    assert shares[0] == shares[1]
+    assert max(shares[0]) > 0
+
+
 def test_files_of_a_simulation(tmp_path: Path) -> None:
     records = simulate(SPLIT, generate(Shape(rate=5.0, seconds=4.0)), system=SYSTEM)
     records.write_parquet(tmp_path / "requests.parquet")

@@ -25,7 +25,7 @@ class Sample:
     running: int
     coming: int
     kv_share: float
-    """Of all blocks of keys and values, those that somebody holds."""
+    """Of the blocks of keys and values of all instances that are up, those that somebody holds."""
 
 
 @dataclass
@@ -42,10 +42,7 @@ class Records:
     busy: dict[str, float] = field(default_factory=dict)
     """Share of the time that each instance computes."""
     links: dict[str, float] = field(default_factory=dict)
-    """Share of the time that links carry something: "hand-over", those of the dies of prefill;
-    "cache", those of instances that compute prompts. Nobody waits for a link in a simulation: where
-    a share comes near 1, they would.
-    """
+    """Share of the time that links carry something; see `silva.supernode.carried`."""
     moves: list[tuple[float, str, str]] = field(default_factory=list)
     """Changes of roles: when, which instance, and as what it went on."""
     steps: int = 0
@@ -83,7 +80,11 @@ class Records:
         return float(good.sum()) / self.seconds if self.seconds else 0.0
 
     def summary(self) -> dict[str, Any]:
-        """Plain JSON types: counts, rates, percentiles in ms, shares of time."""
+        """Plain JSON types: counts, rates, percentiles in ms, shares of time.
+
+        "largest_queue" and "largest_kv_share" are the largest of the samples, each over all
+        instances: peaks between samples, and of one instance, are not seen.
+        """
         done = ~np.isnan(self.finished_s)
         seconds = self.seconds
         waits = [sample.waiting for sample in self.samples]
@@ -127,7 +128,7 @@ class Records:
 
     def write_queues(self, path: Path) -> None:
         """One row a sample: requests that wait, run, and are on the way, over all instances; and the
-        share of their blocks that is held.
+        share of the blocks that is held, of those that are up.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq

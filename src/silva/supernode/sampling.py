@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from silva.control.state import Counts
 from silva.supernode.records import Sample
 
 MAX_SAMPLES = 1 << 16
-"""Of two samples beside each other, the one with the longer queue stays when there are so many."""
+"""When there are so many, two beside each other become one: that with the longer queue, with the
+larger share of memory of both. What is the largest of all samples stays so.
+"""
 
 
 class Sampler:
@@ -21,6 +24,7 @@ class Sampler:
     def take(self, until_s: float, counts: Iterable[Counts], homeless: int) -> None:
         """Samples up to the next event, until which nothing changes; none after the last one.
 
+        `counts` are those of the instances that are up: others hold nothing, and offer no memory.
         `homeless` requests wait for an instance. Where samples become too many, half as many are
         taken from there on.
         """
@@ -38,5 +42,10 @@ class Sampler:
             self.due_s += self._every_s
             if len(samples) >= MAX_SAMPLES:
                 pairs = zip(samples[::2], samples[1::2], strict=True)
-                samples[:] = [max(pair, key=lambda each: each.waiting) for pair in pairs]
+                samples[:] = [_one(*pair) for pair in pairs]
                 self._every_s *= 2
+
+
+def _one(first: Sample, second: Sample) -> Sample:
+    longer = second if second.waiting > first.waiting else first
+    return replace(longer, kv_share=max(first.kv_share, second.kv_share))

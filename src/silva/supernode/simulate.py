@@ -21,6 +21,7 @@ from silva.control import fills, handover, scheduler
 from silva.control.request import Request, SamplingParams
 from silva.control.scheduler import Update
 from silva.control.state import Stage
+from silva.supernode.carried import Carried
 from silva.supernode.cluster import Cluster, Failure
 from silva.supernode.cost.links import hand_over_s, pool_read_s
 from silva.supernode.engine import Engine
@@ -99,8 +100,7 @@ class Simulation:
         self._params: dict[int, SamplingParams] = {}
         self._said: dict[int, int] = {}
         """Tokens that requests which began again had been given."""
-        self._carried_s = {"hand-over": 0.0, "cache": 0.0}
-        """Seconds in which links carried something, summed over instances or their dies."""
+        self._carried = Carried(cluster, system)
         self._events: list[tuple[float, int, Any, Any]] = []
         self._number = 0
         self._sampler = Sampler(self.records.samples, cluster.sample_s)
@@ -143,7 +143,7 @@ class Simulation:
             due_s = events[0][0] if events else math.inf
             until_s = next_s if next_s <= due_s else due_s
             if sampler.due_s <= until_s:
-                counts = (engine.state.counts() for engine in self.fleet.engines)
+                counts = (each.state.counts() for each in self.fleet.engines if each.up)
                 sampler.take(until_s, counts, len(self.waiting))
             if due_s < next_s:
                 self.now_s, _, handle, subject = heapq.heappop(events)
@@ -208,7 +208,7 @@ class Simulation:
             plane = self.cluster.cache_plane
             machine = self.faults.system.machine
             seconds = pool_read_s(machine, tokens, self.token_bytes, plane)
-            self._carried_s["cache"] += seconds
+            self._carried.read(seconds)
             subject = (engine, engine.generation, request, read)
             self._at(self.now_s + seconds, self._filled, subject)
 
@@ -272,7 +272,7 @@ class Simulation:
         self.fleet.expect(target, tokens)
         journey = _Journey(request, source, source.generation, target, target.generation)
         seconds = hand_over_s(self.system.machine, tokens * self.token_bytes)
-        self._carried_s["hand-over"] += seconds
+        self._carried.hand_over(seconds)
         self._at(self.now_s + seconds, self._land, journey)
         return True
 
@@ -378,10 +378,7 @@ class Simulation:
             over = engine.due_s - self.now_s if engine.due_s != math.inf else 0.0
             self.records.busy[engine.name] = float(np.clip((engine.busy_s - over) / seconds, 0, 1))
             self.records.steps += engine.steps
-        readers = self.cluster.prefill or self.cluster.decode
-        senders = self.cluster.prefill * self.system.prefill.dies
-        for name, links in (("hand-over", senders), ("cache", readers)):
-            self.records.links[name] = self._carried_s[name] / (max(1, links) * seconds)
+        self.records.links |= self._carried.shares(seconds, self.records.moves)
 
 
 def _column(values: NDArray[np.float64]) -> memoryview[float]:
