@@ -102,6 +102,17 @@ def test_what_comes_back_loads_its_model(policy: str, failure: Failure, warm: bo
     assert faults.load_s(loss) == (found.warm_s if warm else found.cold_s)
 
 
+def test_only_instances_of_one_failure_share_the_object_store() -> None:
+    """Two that are lost together, and the same two by failures of their own at one time."""
+    cluster = replace(SPLIT, model_cache="none")
+    faults = Faults(cluster, SYSTEM, make_fleet(cluster, SYSTEM, TRAFFIC), TRAFFIC)
+    alone = [Failure("decode", number, 1.0, 2.0) for number in (0, 1)]
+    together, *each = faults.losses([Failure("node", 1, 1.0, 2.0), *alone])
+    assert [faults.load_s(loss) * 2 for loss in each] == pytest.approx(
+        [faults.load_s(together)] * 2
+    )
+
+
 def test_a_model_that_nobody_keeps_makes_a_failure_longer() -> None:
     failure = Failure("prefill", 0, 1.0, 1.0)
     one = replace(SPLIT, prefill=1)
@@ -159,10 +170,22 @@ def test_times_are_those_of_the_whole_machine_again_when_the_switch_is_back() ->
     assert faults.times(fleet.decode[0]) is whole
 
 
-def test_a_machine_without_any_switch_is_refused() -> None:
-    failures = tuple(Failure("switch", plane, 0.0, 1.0) for plane in range(7))
+@pytest.mark.parametrize("gap_s", [0.0, 0.1, 1.0])
+def test_a_machine_without_any_switch_is_refused(gap_s: float) -> None:
+    """Also where planes are lost one after the other, but none is back before the last."""
+    failures = tuple(Failure("switch", plane, plane * gap_s, 6.0 * gap_s) for plane in range(7))
     with pytest.raises(ConfigError, match="all 7 planes"):
         simulate(SPLIT, TRAFFIC, failures, SYSTEM)
+
+
+def test_planes_that_fail_in_turn_leave_the_others() -> None:
+    calm = simulate(SPLIT, TRAFFIC, (), SYSTEM)
+    in_turn = tuple(Failure("switch", plane, plane * 0.5, 0.4) for plane in range(7))
+    of_one = tuple(Failure("switch", 3, time_s, 2.0) for time_s in np.arange(0.0, 3.5, 0.25))
+    for failures in (in_turn, of_one):
+        records = answered(simulate(SPLIT, TRAFFIC, failures, SYSTEM))
+        # A dense model on 8 dies of one node talks inside it only.
+        assert records.finished_s.tolist() == pytest.approx(calm.finished_s.tolist(), rel=1e-3)
 
 
 def test_a_lost_cache_instance_costs_hits() -> None:

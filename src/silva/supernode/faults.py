@@ -47,10 +47,7 @@ class Faults:
     def losses(self, failures: Iterable[Failure]) -> list[Loss]:
         """ConfigError for one that names nothing there is, and where no switch would be left."""
         found = [self._loss(failure) for failure in failures]
-        planes = int(self._whole.machine.switches.planes)
-        if len({loss.switch for loss in found if loss.switch is not None}) >= planes:
-            what = f"all {planes} planes of switches are lost"
-            raise ConfigError(what, where="failures", remedy="leave one, or no step ever ends")
+        self._whole.machine.without_planes(_most_planes(found))
         return found
 
     def lose_cache(self, number: int) -> bool:
@@ -81,12 +78,13 @@ class Faults:
         return prefill if engine.hands_over else decode
 
     def load_s(self, loss: Loss) -> float:
-        """How long the instances of a loss load their model once they are back.
+        """How long the instances of a loss, one at least, load their model once they are back.
 
-        All at once: from the object store, which they share, where nothing keeps the model.
+        All at once: from the object store, which they share, where nothing keeps the model. What
+        those of other losses load meanwhile is not counted.
         """
         policy = self._cluster.model_cache
-        found = model_cache(self._whole, ModelLoad(policy, instances=max(1, len(loss.engines))))
+        found = model_cache(self._whole, ModelLoad(policy, instances=len(loss.engines)))
         kept = policy == "ems" or (policy == "local" and not loss.memory)
         return found.warm_s if kept and found.warm_s is not None else found.cold_s
 
@@ -139,3 +137,16 @@ class Faults:
     def _nodes(self) -> int:
         dies = sum(len(dies) for dies in self._places())
         return max(-(-dies // self._whole.machine.dies_per_node), self._cache_count)
+
+
+def _most_planes(losses: Iterable[Loss]) -> int:
+    """Planes of switches that are lost at one time, at most.
+
+    One that is lost at the moment at which another one is back is lost beside it.
+    """
+    lost = [loss for loss in losses if loss.switch is not None]
+    at_once = (
+        {each.switch for each in lost if each.at_s <= loss.at_s <= each.at_s + each.for_s}
+        for loss in lost
+    )
+    return max(map(len, at_once), default=0)
