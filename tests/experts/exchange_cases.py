@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,35 @@ def sizes_of(ranks: int, slots: int, **changes: Any) -> BufferSizes:
     return BufferSizes(ranks=ranks, slots=slots, **{**settings, **changes})
 
 
+def at_once(ranks: int, run: Callable[[int], Any], limit_s: float = 300.0) -> list[Any]:
+    """`run` for each rank in a thread of its own; what each returned.
+
+    Raises the first error of all, and TimeoutError when some have not ended in time.
+    """
+    results: list[Any] = [None] * ranks
+    errors: list[BaseException] = []
+
+    def kept(rank: int) -> None:
+        try:
+            results[rank] = run(rank)
+        except BaseException as error:
+            errors.append(error)
+
+    # Daemons: one that hangs must not keep the tests from ending.
+    threads = [threading.Thread(target=kept, args=(rank,), daemon=True) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    end_s = time.monotonic() + limit_s
+    for thread in threads:
+        thread.join(max(0.0, end_s - time.monotonic()))
+    if errors:
+        raise errors[0]
+    late = [rank for rank, thread in enumerate(threads) if thread.is_alive()]
+    if late:
+        raise TimeoutError(f"ranks {late} have not ended after {limit_s} s")
+    return results
+
+
 def run_ranks(
     sizes: BufferSizes,
     table: np.ndarray,
@@ -65,29 +95,17 @@ def run_ranks(
     """`work` on an exchange of each rank, all at once in threads; what each returned."""
     memories = [OwnMemory(rank, sizes.total) for rank in range(sizes.ranks)]
     members = [memory.member for memory in memories]
-    results: list[Any] = [None] * sizes.ranks
 
-    def run(rank: int) -> None:
-        try:
-            exchange = SharedExchange(
-                sizes,
-                memories[rank],
-                members,
-                {LAYER: experts_of(table, rank)},
-                {LAYER: table},
-                total=EXPERTS,
-                **settings,
-            )
-            results[rank] = work(exchange)
-        except BaseException as error:
-            results[rank] = error
+    def run(rank: int) -> Any:
+        exchange = SharedExchange(
+            sizes,
+            memories[rank],
+            members,
+            {LAYER: experts_of(table, rank)},
+            {LAYER: table},
+            total=EXPERTS,
+            **settings,
+        )
+        return work(exchange)
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(sizes.ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
+    return at_once(sizes.ranks, run)

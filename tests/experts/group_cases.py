@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from exchange_cases import at_once
 from safetensors.torch import save_file
 from torch import Tensor
 
+from silva.errors import ServingError
+from silva.experts.group import RankGroup
 from silva.experts.meeting import Meeting
 from silva.experts.ranked import RankedModel
 from silva.experts.spread import Spread, load_ranked
@@ -99,47 +103,58 @@ def generate(
     return tokens[len(prompt) :], logits
 
 
+class EndedError(Exception):
+    """Raised by the work of a rank whose process ends here."""
+
+
 def run_group(
     model: Path, spread: Spread, folder: Path, work: Callable[[int, RankedModel], Any]
 ) -> list[Any]:
     """`work` on the model of each rank, all at once; who is done takes part until all are."""
-    results: list[Any] = [None] * spread.ranks
-    left, lock = [spread.ranks], threading.Lock()
-    news = [threading.Event() for _ in range(spread.ranks)]
+    busy, gone = set(range(spread.ranks)), set[int]()
+    news = [threading.Event() for _ in busy]
     folder.mkdir()
 
-    def run(rank: int) -> None:
-        ranked = None
+    def run(rank: int) -> Any:
         try:
             meeting = Meeting(folder, spread.ranks)
             ranked = load_ranked(model, rank, spread, meeting, news=news[rank].set)
-            results[rank] = work(rank, ranked)
-        except BaseException as error:
-            results[rank] = error
-        with lock:
-            left[0] -= 1
+            watch(ranked.group, gone)
+            with closing(ranked.group):
+                return take_part(rank, ranked)
+        finally:
+            gone.add(rank)
+            done(rank)
+
+    def take_part(rank: int, ranked: RankedModel) -> Any:
+        try:
+            result = work(rank, ranked)
+        except EndedError:
+            return None
+        done(rank)
+        while busy:
+            news[rank].clear()
+            if busy and ranked.group.sleep():
+                news[rank].wait(30)
+            elif busy:
+                # The others may end first.
+                with suppress(ServingError):
+                    ranked.group.take_part()
+        return result
+
+    def done(rank: int) -> None:
+        busy.discard(rank)
         for event in news:
             event.set()
-        while left[0] and ranked is not None and not isinstance(results[rank], BaseException):
-            news[rank].clear()
-            if not left[0]:
-                break
-            if ranked.group.sleep():
-                news[rank].wait(30)
-            else:
-                ranked.group.take_part()
-        if ranked is not None:
-            ranked.group.close()
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(spread.ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
+    return at_once(spread.ranks, run)
+
+
+def watch(group: RankGroup, gone: set[int]) -> None:
+    """Let ranks that are threads of this process end as processes do: those in `gone` have."""
+    for memories in (group._watched, group.exchange._peers):
+        for rank, memory in memories.items():
+            memory.alive = lambda rank=rank: rank not in gone
 
 
 def assert_same(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from group_cases import assert_same, generate, run_group, save_random
+from exchange_cases import at_once
+from group_cases import EndedError, assert_same, generate, run_group, save_random
 
 from silva.control.placement import Placement, place
 from silva.errors import ConfigError
 from silva.experts import futex
 from silva.experts.board import MOST_RANKS, Vote
 from silva.experts.forming import check_ranks, room_for
+from silva.experts.group import TooFewError
+from silva.experts.meeting import Meeting
 from silva.experts.ranked import RankedModel
-from silva.experts.spread import Spread
+from silva.experts.shape import Pass
+from silva.experts.spread import Spread, load_ranked
 from silva.models.deepseek_loader import load_deepseek
 
 pytestmark = pytest.mark.skipif(not futex.supported(), reason="needs Linux on x86-64")
@@ -92,15 +98,61 @@ def test_experts_move_in_mid_generation(model: Path, wanted: list[Any], tmp_path
 
 def test_the_load_is_watched_and_experts_follow_it(model: Path, tmp_path: Path) -> None:
     def work(rank: int, ranked: RankedModel) -> Any:
-        answer = generate(ranked, PROMPTS[rank], 50)
-        return answer, ranked.group.tables.copy(), ranked.group.moved
+        group, answers = ranked.group, []
+        tables = {group.applied: group.tables.copy()}
+
+        def note(step: int) -> None:
+            tables[group.applied] = group.tables.copy()
+
+        for _ in range(20):
+            answers.append(generate(ranked, PROMPTS[rank], 20, note))
+            if (group.tables != tables[0]).any():
+                break
+        return answers, tables, group.moved
 
     # Looked at with every report: some experts of a random model are busier than others.
-    found = run_group(model, Spread(2, redundant=0, rebalance_s=0.01), tmp_path / "run", work)
+    found = run_group(model, Spread(4, redundant=0, rebalance_s=0.01), tmp_path / "run", work)
     alone = load_deepseek(model)
-    for rank, (answer, tables, _) in enumerate(found):
-        assert_same(answer, generate(alone, PROMPTS[rank], 50))
-        assert (tables == found[0][1]).all()
+    for rank, (answers, tables, _) in enumerate(found):
+        wanted = generate(alone, PROMPTS[rank], 20)
+        for answer in answers:
+            assert_same(answer, wanted)
+        assert len(tables) > 1
+        for number in set(tables) & set(found[0][1]):
+            assert (tables[number] == found[0][1][number]).all()
+    assert sum(moved for *_, moved in found) > 0
+
+
+def test_too_few_ranks_are_an_error_on_all_of_them_at_once(model: Path, tmp_path: Path) -> None:
+    def work(rank: int, ranked: RankedModel) -> Any:
+        def between(step: int) -> None:
+            if rank > 1 and step == 2:
+                raise EndedError
+
+        with pytest.raises(TooFewError, match="2 ranks are left, too few for 16 experts"):
+            generate(ranked, PROMPTS[rank], 8, between)
+        group = ranked.group
+        first = group.number
+        # Once more, for one may have seen the others die after the other had; then nobody owes.
+        with pytest.raises(TooFewError):
+            group.take_part()
+        return first, sorted(group.alive()), group.sleep()
+
+    found = run_group(model, Spread(4, redundant=0), tmp_path / "run", work)
+    assert found[0] == found[1] and found[0][1:] == ([0, 1], True)
+    assert found[2:] == [None, None]
+
+
+def test_ranks_that_load_for_long_are_not_taken_for_dead(model: Path, tmp_path: Path) -> None:
+    meeting = Meeting(tmp_path, 2)
+
+    def run(rank: int) -> Any:
+        ranked = load_ranked(model, rank, Spread(2), meeting, patience_s=0.5)
+        time.sleep(1.5 * rank)
+        with closing(ranked.group):
+            return ranked.group.turn(Pass.NONE), sorted(ranked.group.alive())
+
+    assert at_once(2, run) == [(Pass.NONE, [0, 1])] * 2
 
 
 def test_int8_is_near(model: Path, wanted: list[Any], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from silva.experts.board import Board
 from silva.experts.flags import Flags
 
 LOOK_S = 1.0
-"""How often it looks whether it is still wanted."""
+"""How often the owner is called that has to look for itself now and then."""
 
 
 class Bell:
@@ -18,20 +18,23 @@ class Bell:
 
     def __init__(self, board: Board, flags: Flags, rung: Callable[[], None]) -> None:
         self._board, self._flags, self._rung = board, flags, rung
-        self._number, self._over = 0, False
+        self._number, self._looks, self._over = 0, False, False
         self._wanted = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
         self._thread.start()
         # A thread that is in compiled code when the interpreter goes ends the process with an abort.
         atexit.register(self.close)
 
-    def sleep_until(self, number: int) -> None:
-        """The owner goes to sleep before this vote; it must look once more after this."""
+    def sleep_until(self, number: int, *, looks: bool = False) -> None:
+        """The owner goes to sleep before this vote; it must look once more after this.
+
+        `looks`: it is called every `LOOK_S` seconds, too.
+        """
         self._board.sleeps = True
         # A call of the system, which no processor lets the owner's next look go before.
         self._flags.post(self._board.bell, [self._board.rung])
         with self._wanted:
-            self._number = number
+            self._number, self._looks = number, looks
             self._wanted.notify()
 
     def wake(self) -> None:
@@ -62,8 +65,11 @@ class Bell:
                 if self._over:
                     return
                 number = self._number
-            if not self._flags.missing([self._board.bell], number, LOOK_S):
-                with self._wanted:
-                    asleep, self._number = self._number == number, 0
-                if asleep:
-                    self._rung()
+            late = self._flags.missing([self._board.bell], number, LOOK_S)
+            with self._wanted:
+                # It may have woken up meanwhile, and gone to sleep again before another vote.
+                calls = self._number == number and (self._looks or not late)
+                if calls:
+                    self._number = 0
+            if calls:
+                self._rung()

@@ -11,9 +11,10 @@ import numpy as np
 from silva.control.placement import place
 from silva.errors import ConfigError, ServingError
 from silva.experts.board import MOST_RANKS, Board
-from silva.experts.group import GroupShape, Place, RankGroup
+from silva.experts.group import RankGroup
 from silva.experts.meeting import Card, Meeting
 from silva.experts.memory import OwnMemory
+from silva.experts.shape import GroupShape, Place
 from silva.experts.waiting import PATIENCE_S
 from silva.models.deepseek_loader import Shelf
 

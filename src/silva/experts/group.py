@@ -7,18 +7,18 @@
     join    a process in the place of a dead rank is let in between two passes, with no experts yet
 
 So no pass waits for a rebalancing, and none begins while experts are missing: then the vote is
-repeated until those that were lost are loaded elsewhere. Ranks may see the death of another at
+repeated until those that were lost are loaded elsewhere, and is an error on all ranks while there is
+no room for them. Ranks may see the death of another at
 different times and then disagree on a vote; they notice in the exchange, which raises
 OutOfStepError, and vote again. Nobody decides by a clock of its own.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
-from threading import Thread
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -26,79 +26,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silva.control.placement import Placement
+from silva.control.placement_table import EMPTY
 from silva.errors import ServingError
 from silva.experts.bell import Bell
-from silva.experts.board import MOST_RANKS, Board, BoardShape, Vote
+from silva.experts.board import MOST_RANKS, Board, Vote
 from silva.experts.exchange import OutOfStepError, SharedExchange
 from silva.experts.flags import flags_for
 from silva.experts.lead import Decision, Lead
 from silva.experts.meeting import Card, Meeting
-from silva.experts.memory import Member, OwnMemory, PeerMemory
-from silva.experts.sizes import BufferSizes
+from silva.experts.memory import Member, PeerMemory
+from silva.experts.proposal import Proposal
+from silva.experts.shape import GroupShape, Pass, Place
 from silva.experts.waiting import PATIENCE_S, await_all
 from silva.models.deepseek_loader import Shelf
-from silva.models.experts import ExpertWeights
 
 REPORT = 16
 """Votes between two reports of the tokens that were sent to each expert."""
 
 
-class Pass(IntEnum):
-    """What is computed between two votes. The later one goes first where ranks want both."""
+class TooFewError(ServingError):
+    """So few ranks are left that they have no room for all experts."""
 
-    NONE = 0
-    HIDDEN = 1
-    DRAFT = 2
-
-
-@dataclass(frozen=True)
-class GroupShape:
-    """What all ranks of a group must have in common."""
-
-    buffers: BufferSizes
-    layers: Mapping[Pass, tuple[int, ...]]
-    """The layers with experts that each pass goes through, by their numbers in the model."""
-    experts: int
-    """In each of these layers."""
-    rebalance_s: float = 60.0
-    """Seconds between two looks at the load; 0: experts stay where they are."""
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """All layers with experts, ascending; on boards they are counted in this order."""
-        return tuple(sorted(n for layers in self.layers.values() for n in layers))
-
-    @property
-    def board(self) -> BoardShape:
-        sizes = self.buffers
-        return BoardShape(sizes.ranks, sizes.slots, len(self.numbers), self.experts)
-
-
-@dataclass
-class Place:
-    """What a rank brings into its group, and what it was told where it joins a running one."""
-
-    buffers: OwnMemory
-    board: OwnMemory
-    cards: Mapping[int, Card]
-    tables: NDArray[np.int64]
-    """Where experts are [layers, ranks, slots]."""
-    number: int = 0
-    """Of the last vote that it had no part in."""
-    known: Vote = field(default_factory=Vote)
-
-
-@dataclass
-class _Proposal:
-    """Another placement of a layer, by its place on the boards."""
-
-    number: int
-    layer: int
-    table: NDArray[np.int64]
-    weights: ExpertWeights | None = None
-    """Where this rank holds other experts then."""
-    loader: Thread | None = None
-    error: Exception | None = None
+    usual = "start processes in the places of the ranks that ended"
 
 
 class RankGroup:
@@ -124,9 +73,9 @@ class RankGroup:
         self.tables, self._number = place.tables.copy(), place.number
         self.seen = self.applied = place.known.seen
         self._ready = self._said_ready = place.known.seen
-        self._proposal: _Proposal | None = None
+        self._proposal: Proposal | None = None
         self.owes = False
-        """Whether this rank left a pass early: others wait in it until they see its next vote."""
+        """Whether this rank must vote again: others may be in a pass that it has left, or not begun."""
         self.moved = 0
         """Experts that this rank has loaded since it began."""
         dead = {rank for rank in range(shape.buffers.ranks) if place.known.dead >> rank & 1}
@@ -149,8 +98,8 @@ class RankGroup:
         for rank in ranks:
             if rank not in {self.rank, *dead}:
                 self._attach(place.cards[rank].board)
-        self.cards = {rank: card.checksum for rank, card in place.cards.items()}
-        """Checksums of the processes that are or were in the group."""
+        self.cards = {r: card.checksum for r, card in place.cards.items() if r not in dead}
+        """Checksums of the processes that are or were in the group, or cannot join it."""
         self.votes: dict[int, Vote] = {}
         self._sent = np.zeros((len(numbers), shape.experts), np.uint32)
         self._index = {layer: n for n, layer in enumerate(numbers)}
@@ -169,7 +118,8 @@ class RankGroup:
     def turn(self, wants: Pass) -> Pass:
         """Vote, do what was agreed, and say what the pass is; NONE: vote again for what you want.
 
-        Raises ServingError when this rank was taken for dead, or too few are left for the experts.
+        Raises ServingError when this rank was taken for dead, and TooFewError, on all ranks and
+        until others have joined, when too few are left for the experts.
         """
         self._bell.wake()
         self.owes = False
@@ -206,17 +156,27 @@ class RankGroup:
             self.exchange(layer, nothing, nowhere, none)
 
     def take_part(self) -> None:
-        """One vote and one pass without tokens of one's own."""
-        try:
+        """One vote and one pass without tokens of one's own. Raises as `turn` does."""
+        with suppress(OutOfStepError), self.taking_part():
             self.follow(self.turn(Pass.NONE))
-        except OutOfStepError:
+
+    @contextmanager
+    def taking_part(self) -> Iterator[None]:
+        """Around a vote and its pass: who leaves them by an error has to vote again."""
+        try:
+            yield
+        except TooFewError:
+            raise  # as all others do
+        except BaseException:
             self.owes = True
+            raise
 
     def sleep(self) -> bool:
         """Whether this rank may sleep until `news`; False: call `take_part` instead."""
         if self.awaited():
             return False
-        self._bell.sleep_until(self._number + 1)
+        # Nobody rings for a process that would take the place of a dead one.
+        self._bell.sleep_until(self._number + 1, looks=bool(self.exchange.dead) and self._leads())
         return not self.awaited()
 
     def awaited(self) -> bool:
@@ -239,9 +199,19 @@ class RankGroup:
         np.put_along_axis(present, held, True, axis=1)  # -1: the last column
         return not present[:, :-1].all()
 
+    def enough(self) -> bool:
+        """Whether the ranks alive have room for all experts."""
+        return len(self.alive()) * self.shape.buffers.slots >= self.shape.experts
+
+    def lingers(self, rank: int) -> bool:
+        """Whether the process that this rank last knew in a place has not ended, dead or not."""
+        return rank in self._watched and self._watched[rank].alive()
+
     def close(self) -> None:
         """End what runs beside the passes; the memory goes with the last mapping."""
         self._bell.close()
+        # What is still being loaded or placed ends by itself, and calls nobody any more.
+        self.news = lambda: None
 
     def _leads(self) -> bool:
         return self.rank == min(self.alive())
@@ -263,10 +233,13 @@ class RankGroup:
             words,
             self._number,
             alive=lambda rank: self._watched[rank].alive(),
-            patience_s=self._patience_s,
+            # Before the first vote each loads its experts, however long that takes.
+            patience_s=self._patience_s if self._number > 1 else math.inf,
             check=lambda late: self.exchange.check_out(),
         )
         self.exchange.exclude(died)
+        # Others may have had the last vote of who died, and go on as if nothing had happened.
+        self.owes = bool(died)
         found = {rank: board.vote(rank, self._number) for rank in words if rank not in died}
         return {rank: vote for rank, vote in found.items() if vote is not None}
 
@@ -284,14 +257,19 @@ class RankGroup:
             self._consider(said.seen)
         if said.admit:
             self._admit(said.admit - 1, said.member)
-        if len(self.alive()) * self.shape.buffers.slots < self.shape.experts:
-            raise ServingError(
-                f"{len(self.alive())} ranks are left, too few for {self.shape.experts} experts"
-            )
-        if self.lost() or len({vote.placement for vote in votes.values()}) > 1:
-            self._load_now()
+        if not self.enough():
+            left, experts = len(self.alive()), self.shape.experts
+            raise TooFewError(f"{left} ranks are left, too few for {experts} experts")
+        differ = len({vote.placement for vote in votes.values()}) > 1
+        if differ or said.admit or self.lost():
+            if self._proposal is not None:
+                # Not to the end: who does not vote in time counts as dead.
+                self._proposal.wait(self._patience_s / 4)
+            self.owes = True
             return Pass.NONE
-        return Pass(max(vote.wants for vote in votes.values()))
+        kind = Pass(max(vote.wants for vote in votes.values()))
+        self.owes = self.owes and kind is Pass.NONE
+        return kind
 
     # Placement ------------------------------------------------------------------------------
 
@@ -311,7 +289,9 @@ class RankGroup:
         known = Vote(
             dead=sum(1 << rank for rank in dead), round=self.exchange.round, seen=self.seen
         )
-        board.post_welcome(self.flags, self._number + 1, known, self.tables)
+        tables = self.tables.copy()
+        tables[:, card.rank] = EMPTY
+        board.post_welcome(self.flags, self._number + 1, known, tables)
 
     @property
     def number(self) -> int:
@@ -341,35 +321,26 @@ class RankGroup:
         self.seen = number
         if found != number:
             raise OutOfStepError(f"rank {self.rank} finds another proposal than was meant")
-        proposal = self._proposal = _Proposal(number, layer, table)
+        proposal = self._proposal = Proposal(number, layer, table)
         ids = held_by(table, self.rank)
         if ids == self._held(layer):
             self._ready = number
             return
         self.moved += len(set(ids) - set(self._held(layer)))
 
-        def load() -> None:
-            try:
-                proposal.weights = self._shelf(self.shape.numbers[layer], ids)
-            except Exception as error:
-                proposal.error = error
+        def done() -> None:
             if self._proposal is proposal:
                 self._ready = number
                 self.news()
 
-        proposal.loader = Thread(target=load, name="experts", daemon=True)
-        proposal.loader.start()
-
-    def _load_now(self) -> None:
-        if self._proposal is not None and self._proposal.loader is not None:
-            self._proposal.loader.join()
+        proposal.load(lambda: self._shelf(self.shape.numbers[layer], ids), done)
 
     def _switch(self, number: int) -> None:
         """From now on experts of a layer are where a proposal says."""
         proposal = self._proposal
         if proposal is None or proposal.number != number:
             raise OutOfStepError(f"rank {self.rank} does not know proposal {number}")
-        self._load_now()
+        proposal.wait()
         if proposal.error is not None:
             raise ServingError(f"experts could not be loaded ({proposal.error})")
         layer = self.shape.numbers[proposal.layer]
@@ -378,15 +349,18 @@ class RankGroup:
         self.applied, self._proposal = number, None
 
     def _admit(self, rank: int, checksum: int) -> None:
+        """Let a process in, with no experts yet; on all ranks alike, even where it cannot be had."""
+        self.cards[rank] = checksum
+        self.tables[:, rank] = EMPTY
+        for n, layer in enumerate(self.shape.numbers):
+            self.exchange.rebalance(layer, self.tables[n].copy())
         card = self.meeting.card(rank)
-        if card is None or card.checksum != checksum:
-            return  # it is dead again: the next votes say so
-        try:
+        if card is None or card.checksum != checksum or self.lingers(rank):
+            return  # it is dead again, or should not be here: the next votes say so
+        # A process that has died meanwhile is dead in the next votes, too.
+        with suppress(ServingError):
             self._attach(card.board)
             self.exchange.admit(card.buffers)
-        except ServingError:
-            return
-        self.cards[rank] = checksum
 
 
 def held_by(table: NDArray[np.integer], rank: int) -> tuple[int, ...]:

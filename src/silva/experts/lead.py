@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from silva.control.placement import Placement, place
 from silva.control.placement_load import LoadWindow
+from silva.control.placement_table import Floats
 from silva.errors import ServingError
 from silva.experts.meeting import Card
 
@@ -68,7 +69,8 @@ class Lead:
             self._queue.clear()
             self._planned_for = self._found = None
         self._last = group.number
-        self._plan(now_s)
+        if group.enough():
+            self._plan(now_s)
         nothing = Decision(group.seen)
         if self._outstanding():
             if self._all_ready(group.seen):
@@ -80,7 +82,9 @@ class Lead:
             try:
                 group.welcome(card)
             except ServingError:
-                return nothing  # it has died meanwhile
+                # It has died meanwhile; a card that stays must not keep others out.
+                group.cards[card.rank] = card.checksum
+                return nothing
             return Decision(group.seen, admit=card.rank + 1, member=card.checksum)
         if not self._queue:
             return nothing
@@ -92,13 +96,18 @@ class Lead:
         """Whether a vote should be held although nobody has tokens."""
         group = self._group
         if self._outstanding():
-            return self._all_ready(group.seen) or self._abandoned()
-        if self._queue or self._found is not None or self._must_plan():
+            if self._all_ready(group.seen):
+                return True
+            if not self._abandoned():
+                return False
+            if any(vote.seen != group.seen for vote in group.votes.values()):
+                return True  # who does not know of it learns of it with a vote
+        if self._queue or (group.enough() and (self._found is not None or self._must_plan())):
             return True
         now_s = self._clock()
         if now_s - self._look_s < LOOK_S:
             return False
-        return self._card(now_s) is not None
+        return self._card() is not None
 
     def rebalance(self, placement: Placement) -> None:
         """Let the experts move to another placement, layer by layer."""
@@ -122,7 +131,7 @@ class Lead:
         )
 
     def _abandoned(self) -> bool:
-        """Whether another rank, which has died since, made the proposal: not all may know it."""
+        """Whether another rank, which does not lead any more, made the last proposal."""
         return self._group.seen != self._own
 
     def _plan(self, now_s: float) -> None:
@@ -135,7 +144,7 @@ class Lead:
             return
         if self._must_plan() or (group.lost() and not self._queue and not self._outstanding()):
             self._planned_for, self._found = dead, None
-            self._put(self._placed(dead))
+            self._put(self._placed(*self._known(), dead))
             return
         self._hear(now_s)
         if self._found is not None:
@@ -151,11 +160,14 @@ class Lead:
         moved.sort(key=lambda n: experts <= held[n])
         self._queue = deque((n, after.slots[n]) for n in moved)
 
-    def _placed(self, dead: frozenset[int]) -> Placement:
+    def _known(self) -> tuple[Floats, Placement]:
+        """The load [layers, experts], and where experts are."""
         group = self._group
-        load = self._window.load(self._clock())
-        sizes = group.shape.buffers
         before = Placement(group.tables.copy(), group.shape.experts)
+        return self._window.load(self._clock()), before
+
+    def _placed(self, load: Floats, before: Placement, dead: frozenset[int]) -> Placement:
+        sizes = self._group.shape.buffers
         return place(
             load if load.any() else np.ones_like(load),
             sizes.ranks,
@@ -180,27 +192,36 @@ class Lead:
         if busy or now_s - self._balance_s < every_s:
             return
         self._balance_s, dead = now_s, frozenset(self._group.exchange.dead)
+        load, before = self._known()
 
         def balance() -> None:
-            found = self._placed(dead)
-            if found.moved and dead == self._group.exchange.dead:
-                self._found = found
-            self._work = None
-            self._group.news()
+            try:
+                found = self._placed(load, before, dead)
+                if found.moved and dead == self._group.exchange.dead:
+                    self._found = found
+            finally:
+                self._work = None
+                self._group.news()
 
-        self._work = Thread(target=balance, name="placement", daemon=True)
+        # No daemon: in compiled code when the interpreter goes it would abort the process.
+        self._work = Thread(target=balance, name="placement", daemon=False)
         self._work.start()
 
     def _newcomer(self, now_s: float) -> Card | None:
         if now_s - self._look_s < LOOK_S:
             return None
         self._look_s = now_s
-        return self._card(now_s)
+        return self._card()
 
-    def _card(self, now_s: float) -> Card | None:
-        """The card of a process that stands in the place of a dead rank, if one does."""
-        for rank in sorted(self._group.exchange.dead):
-            card = self._group.meeting.card(rank)
-            if card is not None and card.checksum != self._group.cards.get(rank):
+    def _card(self) -> Card | None:
+        """The card of a process that stands in the place of a dead rank, if one does.
+
+        Not while the process lives that had the place: stopped in mid-round, it would go on writing
+        where the other one writes.
+        """
+        group = self._group
+        for rank in sorted(group.exchange.dead):
+            card = None if group.lingers(rank) else group.meeting.card(rank)
+            if card is not None and card.checksum != group.cards.get(rank):
                 return card
         return None

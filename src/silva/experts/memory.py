@@ -2,7 +2,7 @@
 
 It is a memfd (`silva.transfer.memfd`) of the rank's own, which all may map and write into.
 Every rank writes only into the parts that are its own: one that was taken for dead and comes back
-spoils nothing that is read.
+spoils nothing that is read, since its parts are given to another process only when it has ended.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from silva.experts.exchange import OutOfStepError
-from silva.experts.group import Pass, RankGroup
+from silva.experts.group import RankGroup
+from silva.experts.shape import Pass
 from silva.models.language import DraftingModel, LanguageConfig
 
 log = logging.getLogger("silva.experts")
@@ -58,31 +59,20 @@ class RankedModel:
         """See `DraftingModel`."""
         return self._pass(Pass.DRAFT, lambda: self.model.draft(hidden, tokens, positions, attend))
 
-    def told(self) -> dict[str, float]:
-        """What an operator sees of the group, by this rank."""
-        group = self.group
-        return {
-            "ranks_alive": float(len(group.alive())),
-            "experts_loaded": float(group.moved),
-            "passes_repeated": float(self.repeated),
-        }
-
     def _pass(self, wanted: Pass, compute: Callable[[], Tensor]) -> Tensor:
         began_s, dead = time.monotonic(), set(self.group.exchange.dead)
         while True:
             try:
-                kind = self.group.turn(wanted)
-                if kind != wanted:
-                    self.group.follow(kind)
-                    continue
-                self.group.exchange.begin_step()
-                made = compute()
+                with self.group.taking_part():
+                    kind = self.group.turn(wanted)
+                    if kind != wanted:
+                        self.group.follow(kind)
+                        continue
+                    self.group.exchange.begin_step()
+                    made = compute()
             except OutOfStepError:
                 self.repeated += 1
                 continue
-            except BaseException:
-                self.group.owes = True
-                raise
             if not self.group.exchange.incomplete.any():
                 break
             self.repeated += 1

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from silva.experts.forming import check_ranks, form, room_for
-from silva.experts.group import GroupShape, Pass, RankGroup
+from silva.experts.group import RankGroup
 from silva.experts.meeting import Meeting
 from silva.experts.ranked import RankedModel
+from silva.experts.shape import GroupShape, Pass
 from silva.experts.sizes import BufferSizes, Wire
 from silva.experts.waiting import PATIENCE_S
 from silva.models.deepseek_config import DeepseekConfig
