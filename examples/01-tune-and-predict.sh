@@ -11,8 +11,8 @@ expect() { grep -qE -- "$1" said.txt || { cat said.txt >&2; echo "not printed: $
 silva doctor
 expect "embedded data +fashion"
 
-# Nine clients in three groups whose cameras differ; two of them stay out of training.
-silva tune --data embedded --partition 'planted(3)' --clients 9 \
+# Twelve clients in three groups whose cameras differ; two of them stay out of training.
+silva tune --data embedded --partition 'planted(3)' --clients 12 \
     --samples-per-client 30 --test-per-client 30 --rounds 6 --out forest
 expect "root \+ cluster \+ leaf"
 expect "adjusted Rand index"

@@ -327,9 +327,7 @@ def test_a_power_cut_finds_a_state_with_all_that_it_names(
     }
 
 
-def test_files_reach_the_disk_side_by_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_reach_the_disk_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each waits here until two are under way, which one after another they never would be."""
     state, together = grown(), threading.Barrier(2)
     store = stored(tmp_path / "run", state)

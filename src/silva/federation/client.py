@@ -7,7 +7,7 @@ Tiers above the trained one are frozen. They are merged once into copies of the 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -149,8 +149,16 @@ def _trainable(work: Work, local: LocalConfig) -> _Trainable:
     return _Trainable(pairs, head, groups)
 
 
-def train_client(model: ViT, data: ClientData, work: Work, local: LocalConfig) -> Update:
+def train_client(
+    model: ViT,
+    data: ClientData,
+    work: Work,
+    local: LocalConfig,
+    features: Callable[[ViT, Tensor, Adaptation], Tensor] | None = None,
+) -> Update:
     """Train for `work.epochs` passes (or `work.max_steps` steps) with a fresh AdamW.
+
+    `features`: gives those of all images where pairs stay as they are (default: `features_of`).
 
     Loss = cross entropy + orthogonality penalty, gradients clipped to `local.clip`; deterministic
     for a given seed and thread count on a CPU. Computes where the model is; data, task and update
@@ -167,13 +175,15 @@ def train_client(model: ViT, data: ClientData, work: Work, local: LocalConfig) -
     )
     optimiser = torch.optim.AdamW(state.parameters)
     bases = [joint_basis(work.frozen)] if work.orthogonality == "hard" and work.frozen else []
-    fixed = None if work.train_pairs else features_of(model, data.pixels, adaptation)
+    fixed = None
+    if not work.train_pairs:
+        fixed = (features or features_of)(model, data.pixels, adaptation)
     for rows in _batches(len(data.labels), work, local.batch_size):
         labels = data.labels[rows].to(device)
         batch = (data.pixels if fixed is None else fixed)[rows].to(device)
         with arithmetic:
-            features = model.features(batch, adaptation) if fixed is None else batch
-            loss = F.cross_entropy(F.linear(features, state.head.weight, state.head.bias), labels)
+            tokens = model.features(batch, adaptation) if fixed is None else batch
+            loss = F.cross_entropy(F.linear(tokens, state.head.weight, state.head.bias), labels)
         total = loss
         if work.train_pairs:
             total = loss + penalty(state.factors, work.frozen, work.orthogonality)

@@ -15,6 +15,7 @@ from silva.data.nouns import ClientRows, ImageDataset, Partition
 from silva.data.styles import apply_style
 from silva.federation.client import ClientData, Update, Work, train_client
 from silva.federation.config import LocalConfig
+from silva.federation.fixed_features import FixedFeatures
 from silva.federation.runtime.base import Clients
 from silva.models.backbone import Backbone
 
@@ -84,6 +85,7 @@ class LocalRuntime:
     ) -> None:
         self._model, self._clients, self._local = backbone.model, clients, local
         self._pool = pool
+        self._fixed = FixedFeatures(backbone.model)
 
     def train(self, works: Iterable[Work]) -> Iterator[Update]:
         """Train every client; updates come in the order of `works`.
@@ -97,4 +99,5 @@ class LocalRuntime:
             yield from self._pool.map(self._train, works)
 
     def _train(self, work: Work) -> Update:
-        return train_client(self._model, self._clients.train(work.client), work, self._local)
+        data = self._clients.train(work.client)
+        return train_client(self._model, data, work, self._local, self._fixed)
