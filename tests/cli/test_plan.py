@@ -62,6 +62,7 @@ def test_a_plan_as_json_and_as_a_page(tmp_path: Path) -> None:
         (["--phase", "prefill"], "--phase has no effect without --explain"),
         (["--explain", "--phase", "prefill"], "--phase has no effect without --gantt or --trace"),
         (["--out", "/nowhere/plan.html"], "cannot be written"),
+        (["--out", f"{__file__}/plan.html"], "cannot be written"),
         (["--explain", "--gantt", "/nowhere/layer.png"], "cannot be written"),
         (["--acceptance", "2"], "acceptance: 2.0 is out of range"),
         (["--rate", "0"], "rate: 0.0 is out of range"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from silva.cli.main import make_app
@@ -17,6 +18,7 @@ def test_made_up_traffic_and_its_files(tmp_path: Path) -> None:
     result = simulated("--rate", 5, "--seconds", 4, "--out", out, "--fail", "decode:0:1:0.5")
     assert result.exit_code == 0
     assert "first token" in result.stdout
+    assert "of all memory in the fullest sample" in result.stdout
     assert {path.name for path in out.iterdir()} == {
         "requests.parquet",
         "queues.parquet",
@@ -44,3 +46,20 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert "cannot be made" in simulated("--out", tmp_path / "file").stderr
     assert "write WHAT:NUMBER:AT:FOR" in simulated("--fail", "decode").stderr
     assert "'wave' is not allowed" in simulated("--shape", "wave").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cache-plane", "x"], "cache_plane"),
+        (["--fail", "prefill:6:1:1"], "there are 6 prefill instances"),
+        (["--prompt", "100000000"], "traffic"),
+    ],
+)
+def test_nothing_is_made_for_what_is_not_simulated(
+    words: list[str], message: str, tmp_path: Path
+) -> None:
+    result = simulated("--out", tmp_path / "new", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []

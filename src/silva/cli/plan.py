@@ -11,9 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silva.cli.traffic import (
+    Acceptance,
+    Hardware,
+    Model,
+    Mtp,
+    Output,
+    Prompt,
+    Rate,
+    Seed,
+    SystemName,
+    TrafficFile,
+    make_traffic,
+)
+from silva.cli.writable import check_writable
+from silva.supernode.cluster import Cluster
+
 if TYPE_CHECKING:
     from silva.supernode.system import System
-    from silva.supernode.traces import Traffic
 
 
 class Phase(StrEnum):
@@ -26,25 +41,9 @@ class Phase(StrEnum):
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _MOST_REQUESTS = 5000
 
-TrafficFile = Annotated[
-    Path | None, typer.Option(help="A trace: Azure's .csv or Mooncake's .jsonl.")
-]
-Rate = Annotated[float, typer.Option(help="Without a trace: requests a second.")]
-Prompt = Annotated[float, typer.Option(help="Without a trace: mean prompt tokens.")]
-Output = Annotated[float, typer.Option(help="Without a trace: mean answer tokens.")]
 TtftP99 = Annotated[str, typer.Option(help="Time to the first token to hold.")]
 TpotP99 = Annotated[str, typer.Option(help="Time a further token to hold.")]
-SystemName = Annotated[str, typer.Option(help="System: a name or a .toml file.")]
-Hardware = Annotated[
-    str | None, typer.Option(help="Another machine for it: a name or a .toml file.")
-]
-Model = Annotated[str | None, typer.Option(help="Another model for it: a name or a .toml file.")]
-Mtp = Annotated[
-    bool, typer.Option("--mtp/--no-mtp", help="Whether drafts are verified, where there are any.")
-]
-Acceptance = Annotated[float, typer.Option(help="Share of the drafts that hold.")]
 Requests = Annotated[int, typer.Option(help="Simulate the first so many requests.", min=2)]
-Seed = Annotated[int, typer.Option(help="Seed of made-up traffic.", min=0)]
 Out = Annotated[Path | None, typer.Option(help="Write the plan as one self-contained .html page.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Only show where a step's time goes.")]
 Batch = Annotated[float, typer.Option(help="With --explain: requests a package.")]
@@ -72,8 +71,8 @@ def plan(
     system: SystemName = "cloudmatrix-infer",
     hardware: Hardware = None,
     model: Model = None,
-    mtp: Mtp = True,
-    acceptance: Acceptance = 0.7,
+    mtp: Mtp = Cluster.mtp,
+    acceptance: Acceptance = Cluster.acceptance,
     requests: Requests = _MOST_REQUESTS,
     seed: Seed = 0,
     out: Out = None,
@@ -85,7 +84,6 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Find the cheapest cluster that holds two latency targets, and what bounds it."""
-    from silva.cli.profile import check_writable
     from silva.supernode.system import load_system_on
 
     found = load_system_on(system, hardware, model)
@@ -101,10 +99,9 @@ def plan(
         return
     from silva.config import build
     from silva.supernode import plan as planner
-    from silva.supernode.cluster import Cluster
 
     made = {"rate": rate, "prompt": prompt, "output": output}
-    asked = _requests(traffic, made, requests, seed)
+    asked = make_traffic(traffic, made, seed, requests)
     targets = planner.Targets(seconds(ttft_p99, "--ttft-p99"), seconds(tpot_p99, "--tpot-p99"))
     best = planner.make_plan(found, asked, targets, build(Cluster, drafts, "cluster"))
     if out is not None:
@@ -112,19 +109,6 @@ def plan(
 
         write_page(out, best, targets, asked)
     print(json.dumps(best.as_plain(), indent=2) if as_json else planner.table(best, targets))
-
-
-def _requests(file: Path | None, made: dict[str, Any], count: int, seed: int) -> Traffic:
-    """The first so many of a trace, or made-up ones."""
-    from silva.config import build
-    from silva.supernode.generate import Shape, generate
-    from silva.supernode.traces import read_traffic
-
-    if file is not None:
-        return read_traffic(file).first(count)
-    shape = build(Shape, made, "traffic")
-    shape = build(Shape, {**made, "seconds": count / shape.rate}, "traffic")
-    return generate(shape, seed).first(count)
 
 
 def _refuse_idle(explain: bool, only: Mapping[str, object], never: Mapping[str, object]) -> None:

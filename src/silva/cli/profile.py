@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from silva.cli.writable import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,14 +100,6 @@ def served(
             yield settings.model, Target(path, arguments, settings.serve)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def check_writable(path: Path) -> None:
-    """ConfigError for a file that cannot be written, before minutes are spent on its content."""
-    from silva.errors import ConfigError
-
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError("cannot be written", where=path, remedy="name a file in another folder")
 
 
 @contextmanager

@@ -8,26 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silva.cli.traffic import (
+    Acceptance,
+    Hardware,
+    Model,
+    Mtp,
+    Output,
+    Prompt,
+    Rate,
+    Seed,
+    SystemName,
+    TrafficFile,
+    make_traffic,
+)
+from silva.cli.writable import check_writable
+from silva.config import build
+from silva.supernode.cluster import Cluster, Failure
+
 if TYPE_CHECKING:
     from silva.supernode.records import Records
-    from silva.supernode.traces import Traffic
 
-TrafficFile = Annotated[
-    Path | None, typer.Option(help="A trace: Azure's .csv or Mooncake's .jsonl.")
-]
-ShapeName = Annotated[
-    str, typer.Option(help="Made-up traffic instead: poisson, bursty or sessions.")
-]
-Rate = Annotated[float, typer.Option(help="Its requests a second.")]
-Seconds = Annotated[float, typer.Option(help="Its length.")]
-Prompt = Annotated[float, typer.Option(help="Its mean tokens of a prompt.")]
-Output = Annotated[float, typer.Option(help="Its mean tokens of an answer.")]
-Seed = Annotated[int, typer.Option(help="Its seed.", min=0)]
-SystemName = Annotated[str, typer.Option(help="System: a name or a .toml file.")]
-Hardware = Annotated[
-    str | None, typer.Option(help="Another machine for it: a name or a .toml file.")
-]
-Model = Annotated[str | None, typer.Option(help="Another model for it: a name or a .toml file.")]
+FILES = ("requests.parquet", "queues.parquet", "summary.json", "simulation.png")
+"""What `write` leaves in the folder."""
+
+ShapeName = Annotated[str, typer.Option(help="Without a trace: poisson, bursty or sessions.")]
+Seconds = Annotated[float, typer.Option(help="Without a trace: its length in seconds.")]
 Prefill = Annotated[int, typer.Option(help="Prefill instances; 0: decode does both.")]
 Decode = Annotated[int, typer.Option(help="Decode instances.")]
 BatchPerNpu = Annotated[int, typer.Option(help="Most requests a package decodes.")]
@@ -45,10 +50,6 @@ Fail = Annotated[
         "prefill, decode, cache, die, node or switch."
     ),
 ]
-Mtp = Annotated[
-    bool, typer.Option("--mtp/--no-mtp", help="Whether drafts are verified, where there are any.")
-]
-Acceptance = Annotated[float, typer.Option(help="Share of the drafts that hold.")]
 ExpertSkew = Annotated[
     float, typer.Option(help="Exponent of the experts' popularity; 0: as the system says.")
 ]
@@ -86,8 +87,8 @@ def simulate(
     caches: Caches = 4,
     cache_plane: CachePlane = "ub",
     model_cache: ModelCache = "ems",
-    mtp: Mtp = True,
-    acceptance: Acceptance = 0.7,
+    mtp: Mtp = Cluster.mtp,
+    acceptance: Acceptance = Cluster.acceptance,
     expert_skew: ExpertSkew = 0.0,
     scale_window: ScaleWindow = 0.0,
     fail: Fail = None,
@@ -95,13 +96,12 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Simulate a cluster of instances around the server's own scheduler."""
-    from silva.config import build
-    from silva.supernode.cluster import Cluster
-    from silva.supernode.simulate import simulate as run
+    from silva.supernode.fleet import make_fleet
+    from silva.supernode.simulate import Simulation
     from silva.supernode.system import load_system_on
 
     made = {"kind": shape, "rate": rate, "seconds": seconds, "prompt": prompt, "output": output}
-    asked = _requests(traffic, made, seed)
+    asked = make_traffic(traffic, made, seed)
     limits = {
         "system": system,
         "prefill": prefill,
@@ -119,50 +119,42 @@ def simulate(
     }
     failures = tuple(failure(text) for text in fail or [])
     found = load_system_on(system, hardware, model)
+    cluster = build(Cluster, limits, "cluster")
+    simulation = Simulation(cluster, found, asked, make_fleet(cluster, found, asked), failures)
     if out is not None:
         _make_folder(out)
-    records = run(build(Cluster, limits, "cluster"), asked, failures, found)
+    records = simulation.run()
     if out is not None:
         write(records, out)
     print(json.dumps(records.summary(), indent=2) if as_json else lines(records.summary()))
-
-
-def _requests(file: Path | None, made: dict[str, Any], seed: int) -> Traffic:
-    """Those of a trace, or made-up ones."""
-    from silva.config import build
-    from silva.supernode.generate import Shape, generate
-    from silva.supernode.traces import read_traffic
-
-    return read_traffic(file) if file is not None else generate(build(Shape, made, "traffic"), seed)
 
 
 def write(records: Records, out: Path) -> None:
     """A row a request, the queues, the summary and a plot in a folder."""
     from silva.supernode.pictures import draw_records
 
-    records.write_parquet(out / "requests.parquet")
-    records.write_queues(out / "queues.parquet")
-    records.write_summary(out / "summary.json")
-    draw_records(out / "simulation.png", records)
+    requests, queues, summary, picture = (out / name for name in FILES)
+    records.write_parquet(requests)
+    records.write_queues(queues)
+    records.write_summary(summary)
+    draw_records(picture, records)
 
 
 def _make_folder(out: Path) -> None:
     """Before time is spent on what goes into it; ConfigError where it cannot be written."""
-    from silva.cli.profile import check_writable
     from silva.errors import ConfigError
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot be made: {error.strerror}", where=out) from error
-    check_writable(out / "summary.json")
+    for name in FILES:
+        check_writable(out / name)
 
 
-def failure(text: str) -> Any:
+def failure(text: str) -> Failure:
     """ "decode:0:10:60" as a failure; ConfigError for anything else."""
-    from silva.config import build
     from silva.errors import ConfigError
-    from silva.supernode.cluster import Failure
 
     try:
         role, instance, at_s, for_s = text.split(":")
@@ -188,8 +180,11 @@ def lines(summary: dict[str, Any]) -> str:
         ("first token", _milliseconds(summary["ttft_ms"])),
         ("time a token", _milliseconds(summary["tpot_ms"])),
         ("tokens from the cache", f"{summary['cached_tokens']:,}"),
-        ("largest queue", f"{summary['largest_queue']:,}"),
-        ("keys and values", f"{summary['largest_kv_share']:.0%} of the memory at most"),
+        ("longest queue", f"{summary['largest_queue']:,} in a sample"),
+        (
+            "keys and values",
+            f"{summary['largest_kv_share']:.0%} of all memory in the fullest sample",
+        ),
     ]
     rows += [("changes of roles", f"{len(summary['moves']):,}")] if summary["moves"] else []
     rows += [(f"busy {name}", f"{share:.0%}") for name, share in summary["busy"].items()]

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from silva.cli.writable import check_writable
+
 EXIT_OUTSIDE = 1
 """The bars do not hold."""
 PUBLISHED = ("cases", "system")
@@ -123,7 +125,7 @@ def _published(sheet: str, as_json: bool) -> bool:
 def _here(values: dict[str, Any]) -> bool:
     """Serve, simulate, compare; whether the bars hold."""
     from silva.amounts import parse_seconds
-    from silva.cli.profile import check_writable, point_seconds, served, shown
+    from silva.cli.profile import point_seconds, served, shown
     from silva.config import build, overlay
     from silva.reality import compare
     from silva.reality.here import HereConfig, validate_here
