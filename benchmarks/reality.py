@@ -5,7 +5,7 @@
 Takes about a quarter of an hour on two cores, alone on the machine: whatever else runs is measured
 along, and differs between profile and turns. The profile and every request and token of both sides
 stay in the folder of the run (`--work`). A profile of the same commit and machine is used again
-unless `--again` is given.
+unless `--again` is given, or the sources differ from the commit or belong to none.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def main() -> None:
     folder = arguments.work.resolve() / "reality"
     folder.mkdir(parents=True, exist_ok=True)
     about = {name: circumstances[name] for name in ("commit", "machine")}
-    if arguments.again or common.read_json(folder / "about.json") != about:
+    kept = (folder / "here.toml").is_file() and common.read_json(folder / "about.json") == about
+    # Of sources that are in no commit nobody knows whether they are still the same.
+    named = about["commit"] != "unknown" and not about["commit"].endswith("+")
+    if arguments.again or not (kept and named):
         called(folder, "profile", MODEL, "--out", "here.toml")
         common.write_json(folder / "about.json", about)
     given = ("--turns", str(arguments.turns), "--duration", arguments.duration)
