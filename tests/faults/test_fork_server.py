@@ -1,9 +1,10 @@
-"""The process that peers are forked from dies under load: peers go on, and are still replaced."""
+"""The process that peers are forked from dies or is stopped: peers go on, and are still replaced."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -63,5 +64,29 @@ def test_nothing_is_lost_with_it(tmp_path: Path) -> None:
             await settled(front)
             assert pids(front)["prefill-1"] == before["prefill-1"]
             assert all(pids(front)[name] != before[name] for name in ("decode-1", "cache-1"))
+
+    run(scene())
+
+
+def test_one_that_is_stopped_keeps_nobody_waiting_for_ever(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+
+    async def scene() -> None:
+        async with server(settings(tmp_path / "kv"), model) as front:
+            calm = await answers(front, PROMPTS[:2])
+            stopped = fork_server()
+            stopped.suspend()
+            front._supervisor._start_s = 1.0
+            await kill(front, "decode")
+            while stopped.is_running() and stopped.status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.01)
+            front._supervisor._start_s = front.config.start_s
+            await all_ready(front)
+            assert await answers(front, PROMPTS[:2]) == calm
+            fork_server().suspend()
+            await kill(front, "decode")
+            end_s = time.monotonic()
+        # three seconds to leave, five for the fork: with a limit of 300 s to serve
+        assert time.monotonic() - end_s < front.config.start_s / 2
 
     run(scene())

@@ -110,8 +110,13 @@ def test_a_folder_that_another_server_has(model: Path, scratch: Path) -> None:
 
 
 def test_a_peer_that_cannot_be_replaced_is_told_of_in_one_line(
-    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.1)
     folder = tmp_path / "kv"
     asked = prompts(2)
 
@@ -121,7 +126,7 @@ def test_a_peer_that_cannot_be_replaced_is_told_of_in_one_line(
             folder.rename(tmp_path / "moved")
             folder.write_text("something else")
             await kill(front, "cache")
-            while any(peer.role == "cache" for peer in front.status().peers):
+            while front._supervisor.names("cache"):
                 await asyncio.sleep(0.02)
             assert await answers(front, asked) == calm
             assert front.ready()

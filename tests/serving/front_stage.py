@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Processes:
     ) -> None:
         self._started, self._ended = started, ended
         self.wanted: list[tuple[str, Role]] = []
+        self.leaving: list[tuple[str, Role]] = []
         self.killed: list[str] = []
         self._numbers: dict[Role, int] = {}
 
@@ -45,6 +47,7 @@ class Processes:
         pass
 
     def let_go(self, name: str) -> None:
+        self.leaving += [each for each in self.wanted if each[0] == name]
         self.wanted = [each for each in self.wanted if each[0] != name]
 
     def kill(self, name: str) -> None:
@@ -53,8 +56,12 @@ class Processes:
     def names(self, role: Role) -> list[str]:
         return [name for name, of in self.wanted if of == role]
 
+    def roles(self) -> Counter[Role]:
+        return Counter(role for _, role in (*self.wanted, *self.leaving))
+
     def left(self, name: str, why: str = "") -> None:
         """The process of a peer has ended; `why` it cannot start."""
+        self.leaving = [each for each in self.leaving if each[0] != name]
         self._ended(name, why)
 
     async def stop(self, within_s: float) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing.forkserver
 import os
 import signal
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ import forked_mains
 import psutil
 import pytest
 
-from silva.serving.forked import Forked
+from silva.serving.forked import Forked, end_server
 
 START: Any = SimpleNamespace(name="decode-1")
 
@@ -56,9 +58,39 @@ def test_it_outlives_the_process_that_it_was_forked_from() -> None:
         third = fork(forked_mains.waits)  # another is started for it
         for process in (first, second, third):
             process.kill()
-        await end_of(first)
-        await end_of(second)
+        for process in (first, second):
+            assert await end_of(process) == (None, "")  # who could say their code is gone
         assert await end_of(third) == (-signal.SIGKILL, "")
+
+    asyncio.run(scene())
+
+
+def test_a_server_process_that_is_stopped_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits_for_it = threading.Event()
+    read = multiprocessing.forkserver.read_signed  # type: ignore[attr-defined]
+
+    def seen(descriptor: int) -> int:
+        waits_for_it.set()
+        found: int = read(descriptor)
+        return found
+
+    async def scene() -> None:
+        first = fork(forked_mains.waits)
+        (server,) = servers()
+        server.suspend()
+        monkeypatch.setattr(multiprocessing.forkserver, "read_signed", seen)
+        second = asyncio.create_task(asyncio.to_thread(fork, forked_mains.waits))
+        assert await asyncio.to_thread(waits_for_it.wait, 60)
+        assert not second.done()
+        end_server()
+        with pytest.raises(EOFError):
+            await asyncio.wait_for(second, 60)
+        while server.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
+        third = fork(forked_mains.waits)
+        for process, code in ((first, None), (third, -signal.SIGKILL)):
+            process.kill()
+            assert await end_of(process) == (code, "")
 
     asyncio.run(scene())
 

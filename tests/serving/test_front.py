@@ -174,6 +174,21 @@ def test_memory_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     play(monkeypatch, scene, room_bytes=13 << 29)
 
 
+def test_the_memory_of_a_peer_that_waits_for_a_process_is_not_given_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(s: Stage) -> None:
+        s.hello(*ALL)
+        s.processes.left("decode-2")
+        assert "decode-2" not in s.states()
+        await refused(s.front.scale({"prefill": 4}), "6 computing peers")
+        await s.front.scale({"decode": 1})
+        s.processes.leaving.clear()  # it is not tried again: it had no process that could end
+        await s.front.scale({"prefill": 4})
+
+    play(monkeypatch, scene, room_bytes=13 << 29)
+
+
 def test_what_others_took_meanwhile_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(s: Stage) -> None:
         s.hello(*ALL)

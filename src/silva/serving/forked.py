@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 from silva.serving.peers.start import PeerStart
 
@@ -21,6 +22,9 @@ PRELOAD = "silva.serving.peers.preload"
 
 CODE_S = 5.0
 """So long the server process may take to say how a process has ended that has."""
+
+_SERVER_GONE = 255
+"""In place of an exit code, where the server process has ended before it could say one."""
 
 
 def preload() -> None:
@@ -31,6 +35,16 @@ def preload() -> None:
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOAD])
     multiprocessing.forkserver.ensure_running()
+
+
+def end_server() -> None:
+    """End that process, from whichever thread. One that is stopped lets a fork wait for ever: this is
+    an EOFError or OSError for who waits, and the next process that is forked starts another.
+    """
+    server: Any = multiprocessing.forkserver._forkserver  # nothing public says its pid
+    with server._lock, contextlib.suppress(ProcessLookupError):
+        if server._forkserver_pid is not None:
+            os.kill(server._forkserver_pid, signal.SIGKILL)
 
 
 class Forked:
@@ -95,6 +109,8 @@ class Forked:
         """Once it has ended: its exit code, None where nobody says so, and its last words."""
         self._process.join(CODE_S)
         code = self._process.exitcode
+        if code == _SERVER_GONE:
+            code = None
         with contextlib.suppress(ValueError):  # multiprocessing takes it for alive
             self._process.close()
         if self._pidfd is not None:

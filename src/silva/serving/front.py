@@ -287,9 +287,9 @@ class Front:
 
     def _check_memory(self, more: Mapping[Role, int]) -> None:
         """Raises ChangeRefusedError where the memory of so many more peers is not there. One that
-        leaves has its own until it has left.
+        leaves has its own until it has left, one that is tried again later will want its own.
         """
-        new, present = Counter(more), Counter(peer.role for peer in self.hub.peers.values())
+        new, present = Counter(more), self._supervisor.roles()
         if not new.total():
             return
         try:

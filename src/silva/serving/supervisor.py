@@ -11,12 +11,13 @@ import logging
 import secrets
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from silva.serving.forked import Forked
+from silva.serving.forked import CODE_S, Forked, end_server
 from silva.serving.peers.start import PeerStart, run
 from silva.serving.wire.messages import Role
 
@@ -28,8 +29,8 @@ Nor is one that never served and that no process could be had for so often in a 
 """
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-"""Before it is tried again to have a process: doubled from time to time, as the machine is short of
-something.
+"""Before it is tried again to have a process, or one whose settings are right says that it cannot
+start: doubled from time to time, as the machine is short of something.
 """
 
 
@@ -51,6 +52,8 @@ class _Child:
     """Its present process does."""
     doomed: bool = False
     """The process that is just being forked is to be ended."""
+    late: bool = False
+    """Its present process was ended because it did not serve in time."""
     unwanted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -59,7 +62,8 @@ class Supervisor:
 
     `started(name, identity, role)` is called before a process starts, `ended(name, why)` after it
     has ended, or could not be had: where `why` is not empty the peer cannot start, for that reason,
-    and is not tried again. A process that does not serve within `start_s` seconds counts as dead.
+    and is not tried again. A process that does not serve within `start_s` seconds counts as dead; so
+    does the one that peers are forked from, where it forks none within as many.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Supervisor:
         self._make_start, self._started, self._ended = make_start, started, ended
         self._start_s = start_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="forks")
+        self._forking = asyncio.Lock()
         self._children: dict[str, _Child] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers: dict[Role, int] = {}
@@ -96,6 +101,7 @@ class Supervisor:
     def _expect(self, child: _Child) -> PeerStart:
         identity = f"{child.name}/{secrets.token_hex(8)}"
         start = self._make_start(child.name, child.role, identity)
+        child.doomed = child.serves = child.late = False
         self._started(child.name, identity, child.role)
         return start
 
@@ -104,7 +110,7 @@ class Supervisor:
         try:
             while True:
                 try:
-                    why, pause_s = self._dead(child, *await self._live(child, start)), 0.0
+                    why, pause_s = self._dead(child, *await self._live(child, start))
                 except Exception as error:  # a defect too: the hub waits for it
                     why, pause_s = self._unborn(child, error)
                 self._ended(child.name, why)
@@ -120,8 +126,7 @@ class Supervisor:
     async def _live(self, child: _Child, start: PeerStart) -> tuple[int | None, str]:
         """One process from its fork to its end: exit code and last words. OSError, EOFError: none."""
         loop = asyncio.get_running_loop()
-        child.doomed = child.serves = False
-        child.process = process = await loop.run_in_executor(self._thread, Forked, run, start)
+        child.process = process = await self._fork(child, start)
         child.failures = 0
         if child.doomed:
             process.kill()
@@ -133,27 +138,49 @@ class Supervisor:
             child.process = None
         return await loop.run_in_executor(self._thread, process.how)
 
+    async def _fork(self, child: _Child, start: PeerStart) -> Forked:
+        """One at a time: the time of the server process begins when it is asked, not in a queue."""
+        loop = asyncio.get_running_loop()
+        async with self._forking:
+            if child.unwanted.is_set():
+                raise ChildProcessError("it is not wanted any more")
+            late = loop.call_later(self._start_s, self._stuck)
+            try:
+                return await loop.run_in_executor(self._thread, Forked, run, start)
+            finally:
+                late.cancel()
+
+    def _stuck(self) -> None:
+        log.error(
+            "the process that peers are forked from is ended: it has forked none within %g s",
+            self._start_s,
+        )
+        end_server()
+
     def _late(self, child: _Child, process: Forked) -> None:
         if not child.serves:
-            log.error("%s is ended: it could not serve within %.0f s", child.name, self._start_s)
+            log.error("%s is ended: it could not serve within %g s", child.name, self._start_s)
+            child.late = True
             process.kill()
 
-    def _dead(self, child: _Child, code: int | None, said: str) -> str:
-        """Why a peer whose process has ended cannot start; empty: it is to be replaced, or has left."""
+    def _dead(self, child: _Child, code: int | None, said: str) -> tuple[str, float]:
+        """Why a peer whose process has ended cannot start; empty: it has left, or is to be replaced
+        in so many seconds.
+        """
         if child.unwanted.is_set():
             log.info("%s has left", child.name)
-            return ""
+            return "", 0.0
         child.deaths += 1
-        why = said
-        if why and child.served and child.deaths < MOST_DEATHS:
+        how = f"not within {self._start_s:g} s: see serve.start_s" if child.late else _how(code)
+        if not said and child.deaths < MOST_DEATHS:
+            log.warning("%s ended (%s)", child.name, how)
+            return "", 0.0
+        if child.served and child.deaths < MOST_DEATHS:
             # What is missing may come back: memory that others still map, a disk of the network.
-            log.warning("%s cannot start: %s", child.name, why)
-            why = ""
-        if not why and child.deaths >= MOST_DEATHS:
-            why = f"it has ended {child.deaths} times before it could serve ({_how(code)})"
-        if not why:
-            log.warning("%s ended (%s)", child.name, _how(code))
-        return why
+            pause_s = _pause_s(child.deaths)
+            log.warning("%s cannot start (%s), next try in %.0f s", child.name, said, pause_s)
+            return "", pause_s
+        return said or f"it has ended {child.deaths} times before it could serve ({how})", 0.0
 
     def _unborn(self, child: _Child, error: Exception) -> tuple[str, float]:
         """Why a peer without a process cannot start; else in how many seconds it is tried again."""
@@ -169,7 +196,7 @@ class Supervisor:
                 what = repr(error)
         if not child.served and child.failures >= MOST_DEATHS:
             return f"no process can be had for it ({what})", 0.0
-        pause_s = min(FIRST_PAUSE_S * 2 ** (child.failures - 1), LONGEST_PAUSE_S)
+        pause_s = _pause_s(child.failures)
         log.warning(
             "no process can be had for %s (%s), next try in %.0f s", child.name, what, pause_s
         )
@@ -196,6 +223,10 @@ class Supervisor:
         )
         return sorted(wanted, key=lambda name: int(name.rsplit("-", 1)[1]))
 
+    def roles(self) -> Counter[Role]:
+        """How many peers there are of each role: those too that have no process, or are to leave."""
+        return Counter(child.role for child in self._children.values())
+
     async def stop(self, within_s: float) -> None:
         """Wait for all to leave (they were told to); after `within_s` end them."""
         for name in self._children:
@@ -205,9 +236,17 @@ class Supervisor:
             await asyncio.sleep(0.02)
         for name in self._children:
             self.kill(name)
+        # It may have been stopped: whoever waits for a fork of it would wait for ever.
+        stuck = asyncio.get_running_loop().call_later(CODE_S, end_server)
         while self._children:
             await asyncio.sleep(0.02)
+        stuck.cancel()
         self._thread.shutdown(wait=False)
+
+
+def _pause_s(times: int) -> float:
+    """Before the next try, after so many in vain."""
+    return min(FIRST_PAUSE_S * 2.0 ** min(times - 1, 64), LONGEST_PAUSE_S)
 
 
 def _how(code: int | None) -> str:
