@@ -111,7 +111,7 @@ def new_entry(
     """
     settings = state.settings
     length = len(request.prompt) + len(request.emitted) + tokens
-    limit = min(len(request.prompt) + request.sampling.max_tokens, settings.context_tokens)
+    limit = request.limit(settings.context_tokens)
     if request.id in state.entries:
         raise ValueError(f"request {request.id} is here already")
     if not request.prompt:

@@ -60,6 +60,10 @@ class Request:
     attempt: int = 0
     """Counts the take-overs; messages of an older attempt are refused."""
 
+    def limit(self, context_tokens: int) -> int:
+        """Length, of prompt and answer together, at which it ends in such a context."""
+        return min(len(self.prompt) + self.sampling.max_tokens, context_tokens)
+
 
 class Chunk(NamedTuple):
     """Positions [start, stop) of a request's tokens that one step computes."""

@@ -131,7 +131,7 @@ class Runner:
             raise ValueError(f"request {request.id} is here already")
         tokens = [*request.prompt, *request.emitted]
         stops = frozenset(request.sampling.stop_token_ids)
-        limit = min(len(request.prompt) + request.sampling.max_tokens, self._context_tokens)
+        limit = request.limit(self._context_tokens)
         self._sequences[request.id] = Running(request, tokens, stops, matcher, limit, draft)
 
     def remove(self, request: str) -> None:
