@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("llguidance")
@@ -97,6 +98,31 @@ def test_a_grammar_that_is_none_or_is_broken_already_is_refused(
         world.engine.commit(Request("b", (1, 2), json_of(0)), TOKENIZER.encode("[").ids[0])
     assert world.engine.abandon("b")
     world.run()
+
+
+def test_a_matcher_that_is_brought_along_is_not_made_again(
+    model: LanguageModel, grammars: Grammars
+) -> None:
+    undisturbed = run(model, grammars)
+    name = max(undisturbed.tokens, key=lambda n: len(undisturbed.tokens[n]) * n.startswith("json"))
+    said, seed = undisturbed.tokens[name], int(name.split()[1])
+    request = emitted(Request(name, tokens_of(10, seed), json_of(seed)), said[:2])
+
+    class Nobody(Grammars):
+        def matcher(self, grammar: str, given: Any = ()) -> Any:
+            raise AssertionError("asked between steps")
+
+    nobody = Nobody(byte_tokenizer(), VOCAB, [END])
+    world = World(model, grammars=nobody)
+    world.engine.add(request, grammars.matcher(GRAMMAR, request.emitted))
+    world.tokens[name] = list(said[:2])
+    world.run()
+    assert world.tokens[name] == said
+    matcher = grammars.matcher(GRAMMAR, request.emitted)
+    decode = World(model, grammars=nobody)
+    assert decode.engine.reserve(request) is not None
+    assert decode.engine.commit(request, said[2], None, matcher)
+    assert np.array_equal(matcher.allowed(), grammars.matcher(GRAMMAR, said[:3]).allowed())
 
 
 def test_a_grammar_that_forbids_everything_at_hand_fails_its_request_alone(

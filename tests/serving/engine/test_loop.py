@@ -228,6 +228,39 @@ def test_an_engine_that_ends_by_itself_tells_everybody(
     thread.stop()
 
 
+def test_a_grammar_is_compiled_once_for_a_request_however_many_others_there_are(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("llguidance")
+    from llguidance import LLMatcher
+    from test_grammar import END, byte_tokenizer
+
+    from silva.serving.engine import grammar as module
+
+    monkeypatch.setattr(module, "KEPT", 1)
+    where: list[str] = []
+
+    class Counted(module.Grammars):
+        def _compile(self, grammar: str) -> LLMatcher:
+            where.append(threading.current_thread().name.partition("_")[0])
+            return super()._compile(grammar)
+
+    grammars = Counted(byte_tokenizer(), model.config.vocab_size, [END])
+    thread = EngineThread(make(model, grammars))
+    asker = Asker(thread)
+    names = [f"{n}" for n in range(5)]
+    for name in names:
+        grammar = LLMatcher.grammar_from_regex(f"[a-z]{{1{name}}}")
+        asker.submit(name, tokens_of(4), SamplingParams(grammar=grammar, max_tokens=3))
+    thread._compiler.submit(lambda: None).result(PATIENCE_S)  # all are compiled before one is added
+    thread.start()
+    for name in names:
+        assert asker.over[name].wait(PATIENCE_S)
+    thread.stop()
+    assert not asker.errors
+    assert where == ["grammar"] * len(names)
+
+
 def test_grammars_are_compiled_beside_the_steps(model: LanguageModel) -> None:
     pytest.importorskip("llguidance")
     from llguidance import LLMatcher

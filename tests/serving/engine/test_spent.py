@@ -5,16 +5,18 @@ from __future__ import annotations
 from engine_world import CONTEXT, World, tokens_of
 
 from silva.control.request import SamplingParams
+from silva.control.slo import Load
 from silva.models.language import LanguageModel
 from silva.serving.engine.spent import Spent
 
 
 def test_the_time_between_busy_steps_belongs_to_the_first_of_them() -> None:
     spent = Spent()
-    spent.turn(1.0)
-    spent.computed(1.0, execute_s=2.0, model_s=1.5)
-    spent.turn(4.0)  # a second of the owner's work is in it
-    spent.turn(9.0)  # nothing was computed since: this was sleep
+    assert spent.turn(1.0) is None
+    load = Load(2, 30, 4)
+    spent.computed(1.0, execute_s=2.0, model_s=1.5, load=load)
+    assert spent.turn(4.0) == (load, 3.0)  # a second of the owner's work is in it
+    assert spent.turn(9.0) is None  # nothing was computed since: this was sleep
     assert spent.told() == {
         "steps": 1,
         "step_s": 3.0,
@@ -36,7 +38,7 @@ def test_the_time_per_token_is_that_of_requests_that_decode() -> None:
     ):
         spent.turn(start_s)
         assert spent.tpot_s == (0.25 if start_s > 5.0 else 0.0)
-        spent.computed(start_s, step_s, step_s, decoding, right)
+        spent.computed(start_s, step_s, step_s, Load(decoding, 10 * decoding, 0), right)
     assert spent.accepted == 2
     spent.turn(10.0)
     assert spent.tpot_s == 0.5

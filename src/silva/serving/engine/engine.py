@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from silva.control import fills, handover, scheduler
 from silva.control.admission import Admission, admission
@@ -42,11 +42,12 @@ from silva.control.state import Counts, Settings, Stage, State
 from silva.errors import ServingError
 from silva.kernels import Backend
 from silva.models.language import LanguageModel
-from silva.serving.engine.grammar import Grammars
+from silva.serving.engine.grammar import Grammars, Matcher
 from silva.serving.engine.kv import KVMemory
 from silva.serving.engine.lost import lose
 from silva.serving.engine.runner import Executed, Runner
 from silva.serving.engine.spent import Spent
+from silva.serving.engine.tracked import Tracked, output_of
 
 log = logging.getLogger("silva.engine")
 
@@ -105,19 +106,6 @@ class Listener:
         """
 
 
-@dataclass(slots=True)
-class Tracked:
-    """What the engine remembers of a request beside scheduler and runner."""
-
-    request: Request
-    root: bytes
-    hand_over: bool
-    phases: Phases
-    cached_tokens: int = 0
-    said: bool = field(default=False)
-    """Whether any token of it was told."""
-
-
 class Engine:
     """Scheduler, runner and memory of one process, and the loop over them."""
 
@@ -158,7 +146,6 @@ class Engine:
             backend=backend,
         )
         self.spent = Spent()
-        self._load = self.state.load()
         self._vocab_size = model.config.vocab_size
         self._clock = clock
         self._tracked: dict[str, Tracked] = {}
@@ -167,15 +154,23 @@ class Engine:
 
     # What an owner asks for.
 
-    def add(self, request: Request, *, hand_over: bool = False, lookup: bool = False) -> None:
+    def add(
+        self,
+        request: Request,
+        matcher: Matcher | None = None,
+        *,
+        hand_over: bool = False,
+        lookup: bool = False,
+    ) -> None:
         """Queue a request; see `scheduler.add`. What it emitted elsewhere is not told again.
 
+        `matcher`: its grammar, which has taken what it emitted; compiled here where it is missing.
         Raises ServingError for a request that cannot be served, GrammarError for its grammar,
         ValueError for an id in use. Nothing is remembered then.
         """
         self._check(request)
         keys = self.identity.keys(request)
-        self._know(request, hand_over)
+        self._know(request, matcher, hand_over)
         try:
             scheduler.add(self.state, request, keys, hand_over=hand_over, lookup=lookup)
         except ValueError:
@@ -190,16 +185,24 @@ class Engine:
         self._check(request)
         return handover.reserve(self.state, request, self.identity.keys(request), self.step_time)
 
-    def commit(self, request: Request, token: int, draft: int | None = None) -> bool:
+    def commit(
+        self,
+        request: Request,
+        token: int,
+        draft: int | None = None,
+        matcher: Matcher | None = None,
+    ) -> bool:
         """The blocks of a reservation hold the KV of prompt and emitted tokens, `token` comes next.
 
-        `draft` is what the prefill peer guesses that follows it.
+        `draft` is what the prefill peer guesses that follows it; `matcher` is as for `add`.
         The first output is that of the token after it. False when the request was cancelled
         meanwhile; its blocks are free then. Raises GrammarError; the reservation stays then, to be
         abandoned.
         """
         known = replace(request, emitted=(*request.emitted, token))
-        self._know(known, hand_over=False, draft=-1 if draft is None else draft)
+        if matcher is not None:
+            matcher.take((token,))
+        self._know(known, matcher, draft=-1 if draft is None else draft)
         if handover.commit(self.state, request.id):
             return True
         self._forget(request.id)
@@ -244,10 +247,11 @@ class Engine:
         last one were told.
         """
         now_s = self._clock()
-        step_s = self.spent.turn(now_s)
-        if step_s is not None:
+        before = self.spent.turn(now_s)
+        if before is not None:
             # Clients wait for the whole step, so a target counts policy and messages too.
-            self.step_time.observe(*self._load, step_s)
+            load, step_s = before
+            self.step_time.observe(*load, step_s)
         plan = scheduler.schedule(self.state, now_s, self.step_time)
         self.spent.preempted += len(plan.preempted)
         begun = fills.lookups(self.state)
@@ -262,9 +266,8 @@ class Engine:
             # Blocks that were given back may let another request start.
             return bool(plan.left)
         self._failed_steps = 0
-        self._load, seconds = self.state.load(), executed.result.seconds
-        right = sum(count for _, count in executed.result.more)
-        self.spent.computed(now_s, seconds, self.runner.model_s, self._load.decoding, right)
+        seconds, right = executed.result.seconds, sum(n for _, n in executed.result.more)
+        self.spent.computed(now_s, seconds, self.runner.model_s, self.state.load(), right)
         self.spent.drafted += executed.drafted
         lose(self.state, executed.failed)
         finished = (request for request, _ in executed.result.finished)
@@ -286,11 +289,13 @@ class Engine:
         if sampling.grammar and self.grammars is None:
             raise ServingError(f"request {request.id}: this server follows no grammars")
 
-    def _know(self, request: Request, hand_over: bool, draft: int = -1) -> None:
-        sampling, matcher = request.sampling, None
+    def _know(
+        self, request: Request, matcher: Matcher | None, hand_over: bool = False, draft: int = -1
+    ) -> None:
+        sampling = request.sampling
         if request.id in self._tracked:
             raise ValueError(f"request {request.id} is here already")
-        if sampling.grammar and self.grammars is not None:
+        if sampling.grammar and matcher is None and self.grammars is not None:
             matcher = self.grammars.matcher(sampling.grammar, request.emitted)
         self.runner.add(request, matcher, draft)
         root = self.identity.root(request.path_digest, request.namespace)
@@ -327,7 +332,7 @@ class Engine:
             if tracked.hand_over:
                 self._hand(tracked, sampled, over)
             else:
-                outputs.append(_output(tracked, sampled, over))
+                outputs.append(output_of(tracked, sampled, over))
             if over is not None:
                 self._forget(sampled.request)
         if outputs:
@@ -381,14 +386,3 @@ class Engine:
         self._forget(request)
         if known:
             self.listener.failed(request, error)
-
-
-def _output(tracked: Tracked, sampled: Sampled, over: Ended | None) -> Output:
-    return Output(
-        sampled.request,
-        sampled.tokens,
-        sampled.logprobs,
-        None if over is None else over.reason,
-        tracked.cached_tokens,
-        tracked.phases,
-    )

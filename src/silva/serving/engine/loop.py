@@ -22,7 +22,7 @@ from silva.control.request import Output, Request
 from silva.control.state import Counts
 from silva.errors import ServingError
 from silva.serving.engine.engine import Engine, Listener
-from silva.serving.engine.grammar import Grammars
+from silva.serving.engine.grammar import Grammars, Matcher
 
 log = logging.getLogger("silva.engine")
 
@@ -209,18 +209,18 @@ class EngineThread(Listener):
     def _compile(self, request: Request, owner: _Owner, grammars: Grammars) -> None:
         """On a thread of its own: have the grammar ready when the request is added."""
         try:
-            grammars.matcher(request.sampling.grammar)
+            matcher = grammars.matcher(request.sampling.grammar, request.emitted)
         except ServingError as error:
             failure = error
             self._order(lambda: self._refuse(request.id, owner, failure))
         else:
-            self._order(lambda: self._add(request, owner))
+            self._order(lambda: self._add(request, owner, matcher))
 
-    def _add(self, request: Request, owner: _Owner) -> None:
+    def _add(self, request: Request, owner: _Owner, matcher: Matcher | None = None) -> None:
         if self._owners.get(request.id) is not owner:
             return  # cancelled meanwhile
         try:
-            self.engine.add(request)
+            self.engine.add(request, matcher)
             self._running[request.id] = owner
         except ServingError as error:
             self._refuse(request.id, owner, error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from silva.control.slo import Load
+
 
 @dataclass(slots=True)
 class Spent:
@@ -26,33 +28,32 @@ class Spent:
     """Of those, the right ones: each saved its request a step."""
     tpot_s: float = 0.0
     """Seconds from one token of a request to its next, of late; no total."""
-    _since_s: float | None = field(default=None, repr=False)
-    _each: float = field(default=0.0, repr=False)
-    """Tokens that the last step gave to each request that decoded, on average; 0: none did."""
+    _before: tuple[float, Load, int] | None = field(default=None, repr=False)
+    """Start, work and right guesses of the last step, until it has ended."""
 
-    def turn(self, now_s: float) -> float | None:
+    def turn(self, now_s: float) -> tuple[Load, float] | None:
         """A step begins, or is looked for: what came before it belongs to the one before.
 
-        Returns the seconds of that one, once.
+        Returns the work and the seconds of that one, once.
         """
-        if self._since_s is None:
+        if self._before is None:
             return None
-        step_s, self._since_s = now_s - self._since_s, None
+        (start_s, load, right), self._before = self._before, None
+        step_s = now_s - start_s
         self.step_s += step_s
-        if self._each:
-            tpot_s = step_s / self._each
+        if load.decoding:
+            tpot_s = step_s * load.decoding / (load.decoding + right)
             self.tpot_s += (tpot_s - self.tpot_s) / (_LATE if self.tpot_s else 1)
-        return step_s
+        return load, step_s
 
     def computed(
-        self, start_s: float, execute_s: float, model_s: float, decoding: int = 0, right: int = 0
+        self, start_s: float, execute_s: float, model_s: float, load: Load, right: int = 0
     ) -> None:
         """The step that began at `start_s` was computed; `model_s`: in the model, of all steps.
 
-        It gave a token to each of `decoding` requests, and `right` guessed ones beside.
+        It gave a token to each request of `load` that decodes, and `right` guessed ones beside.
         """
-        self._since_s = start_s
-        self._each = (decoding + right) / decoding if decoding else 0.0
+        self._before = start_s, load, right
         self.accepted += right
         self.steps += 1
         self.execute_s += execute_s

@@ -21,6 +21,7 @@ from silva.control.admission import Admission
 from silva.control.request import Request, StoredBlock
 from silva.errors import ServingError
 from silva.serving.engine.engine import Listener, StepError
+from silva.serving.engine.grammar import Matcher
 from silva.serving.make_engine import make_engine
 from silva.serving.peers.cached import CacheClient
 from silva.serving.peers.compiler import Compiler
@@ -147,22 +148,22 @@ class ComputingPeer(Listener, ABC):
         log.info("%s: %s", message.request, type(message).__name__.lower())
         self.ray.send(message)
 
-    def compile(self, request: Request, then: Callable[[], None]) -> None:
-        """`then()` once the request's grammar is ready, unless the request is gone by then.
-
-        The engine asks for the grammar again, and finds it.
+    def compile(self, request: Request, then: Callable[[Matcher | None], None]) -> None:
+        """`then(matcher)` once the request's grammar is ready, unless the request is gone by then;
+        None for a request without.
         """
         if not request.sampling.grammar:
-            then()
+            then(None)
             return
 
-        def ready(error: BaseException | None) -> None:
-            if request.id in self.requests:
-                then() if error is None else self.give_back(request.id, error)
-
-        def done(future: Future[None]) -> None:
+        def ready(future: Future[Matcher]) -> None:
+            if request.id not in self.requests:
+                return
             error = future.exception()
-            self.ray.call(lambda: ready(error))
+            then(future.result()) if error is None else self.give_back(request.id, error)
+
+        def done(future: Future[Matcher]) -> None:
+            self.ray.call(lambda: ready(future))
 
         self._compiler.compile(request).add_done_callback(done)
 

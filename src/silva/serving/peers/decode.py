@@ -11,6 +11,7 @@ from typing import ClassVar
 from silva.control.handover import Reservation
 from silva.control.request import Output, Request
 from silva.errors import ServingError
+from silva.serving.engine.grammar import Matcher
 from silva.serving.peers.computing import ComputingPeer, attempt_id
 from silva.serving.peers.start import PeerStart
 from silva.serving.wire.messages import AnyMessage, HandOver, Joined, Reserve, Role, Tokens
@@ -28,7 +29,11 @@ class _Arrival:
     hand_over: HandOver | None = None
     compiled: bool = False
     """Whether its grammar, if it has one, is ready."""
+    matcher: Matcher | None = None
     reading: bool = False
+
+    def compile(self, matcher: Matcher | None) -> None:
+        self.compiled, self.matcher = True, matcher
 
 
 class DecodePeer(ComputingPeer):
@@ -45,7 +50,7 @@ class DecodePeer(ComputingPeer):
             case Reserve():
                 request = self.known(message.request)
                 arrival = self._arrivals[request.id] = _Arrival(request)
-                self.compile(request, partial(setattr, arrival, "compiled", True))
+                self.compile(request, arrival.compile)
             case HandOver():
                 inside = attempt_id(message.request, message.attempt)
                 if inside in self._arrivals:
@@ -97,7 +102,7 @@ class DecodePeer(ComputingPeer):
             self.give_back(inside, OSError("the blocks are not those that were handed over"))
             return
         try:
-            joined = self.engine.commit(arrival.request, given.token, given.draft)
+            joined = self.engine.commit(arrival.request, given.token, given.draft, arrival.matcher)
         except ServingError as error:
             self.engine.abandon(inside)
             self.give_back(inside, error)

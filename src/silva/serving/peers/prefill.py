@@ -13,6 +13,7 @@ from silva.control.lease import Lease, LeaseExpiredError, Leases
 from silva.control.request import Request
 from silva.errors import ServingError
 from silva.serving.engine.engine import Handed
+from silva.serving.engine.grammar import Matcher
 from silva.serving.peers.cached import Findings
 from silva.serving.peers.computing import ComputingPeer, attempt_id
 from silva.serving.peers.start import PeerStart
@@ -49,9 +50,10 @@ class PrefillPeer(ComputingPeer):
             with suppress(LeaseExpiredError):  # `proceed` ends the attempt
                 self._held[inside] = self._leases.renew(lease.id, time.monotonic(), self._hold_s)
 
-    def _add(self, request: Request) -> None:
+    def _add(self, request: Request, matcher: Matcher | None) -> None:
+        lookup = bool(self.cache.members)
         try:
-            self.engine.add(request, hand_over=True, lookup=bool(self.cache.members))
+            self.engine.add(request, matcher, hand_over=True, lookup=lookup)
         except (ServingError, ValueError) as error:
             self.give_back(request.id, error)
 
