@@ -155,6 +155,22 @@ def test_what_a_rank_wrote_before_it_died_counts() -> None:
     assert exchange.dead == set()
 
 
+@pytest.mark.parametrize("counts", [[13] + [0] * 7, [2**32 - 1] * 8])
+def test_counts_that_cannot_be_are_refused_before_anything_is_read(counts: list[int]) -> None:
+    table = np.stack([np.arange(EXPERTS), np.full(EXPERTS, -1)])
+    sizes = sizes_of(2, EXPERTS)
+    memories = [OwnMemory(rank, sizes.total) for rank in range(2)]
+    members = [memory.member for memory in memories]
+    held = {LAYER: experts_of(table, 0)}
+    exchange = SharedExchange(sizes, memories[0], members, held, {LAYER: table}, total=EXPERTS)
+    topic = exchange._topics[LAYER]
+    # As another rank says it.
+    said = [1, topic.word, topic.placement, *counts]
+    exchange._flags.post(exchange._mine.flag(1, 1), said)
+    with pytest.raises(ServingError, match="more tokens than fit"):
+        exchange(LAYER, *tokens_of(0, 2))
+
+
 def test_tokens_of_an_expert_that_is_nowhere_are_named() -> None:
     table = np.array([[0, 1, 2, 3], [4, 5, 6, -1]])
 
@@ -204,7 +220,7 @@ def test_the_buffers_of_a_320_rank_deployment_are_those_published() -> None:
 
 
 def test_scales_that_would_not_be_aligned_are_refused() -> None:
-    with pytest.raises(ConfigError, match="wire exact"):
+    with pytest.raises(ConfigError, match="send exact"):
         run_ranks(sizes_of(1, 8, hidden_size=26, wire="int8"), placement(1, 8), lambda _: None)
 
 
@@ -266,6 +282,11 @@ def test_tokens_that_do_not_fit_the_buffers_are_refused() -> None:
         twice = torch.cat([experts, experts], dim=1)
         with pytest.raises(ValueError, match="does not fit"):
             exchange(LAYER, x, twice, torch.cat([weights, weights], dim=1))
+        with pytest.raises(ValueError, match="float64"):
+            exchange(LAYER, x.double(), experts, weights)
+        for few in ((x[:3], experts, weights), (x, experts, weights[:, :1])):
+            with pytest.raises(ValueError, match="do not fit each other"):
+                exchange(LAYER, *few)
         return (x, experts, weights), exchange(LAYER, x, experts, weights)
 
     # One rank alone, so that nobody waits for what was refused.

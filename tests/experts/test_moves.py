@@ -112,6 +112,59 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(backend: Backen
 
 
 @both
+def test_a_token_that_is_no_number_stays_none_and_harms_no_other() -> None:
+    sizes = BufferSizes(1, 4, 1, 5, 8, 4, "int8")
+    x = torch.arange(32.0).view(4, 8) - 16
+    x[1, 3], x[2, 0] = float("nan"), float("inf")
+    groups = [Group("portable", sizes, torch.float32), Group("native", sizes, torch.float32)]
+    for group in groups:
+        experts = torch.zeros(4, 1, dtype=torch.int64)
+        routes = Routes(TABLES[0], EXPERTS, 0)
+        counts = group.moves[0].send([0], 1, Topic(0, 0), x, experts, routes).counts
+        rows = group.moves[0].gather([0], counts, np.arange(5))
+        assert rows[[1, 2]].isnan().all()
+        torch.testing.assert_close(rows[[0, 3]], x[[0, 3]], rtol=0, atol=0.07)
+    assert torch.equal(groups[0].bytes(), groups[1].bytes())
+
+
+@both
+def test_tables_and_rows_that_do_not_fit_are_refused() -> None:
+    sizes = BufferSizes(2, 2, 1, 3, 8, 4)
+    moves = Group("native", sizes, torch.float32).moves[0]
+    experts = torch.zeros(2, 1, dtype=torch.int64)
+    good = Routes(TABLES[1], EXPERTS, 0)
+    beyond = Routes(np.array([[1, 2, 3], [4, 1, 2], [0, 3, 4]]), EXPERTS, 0)
+    for x, routes, what in (
+        (torch.ones(1, 8), good, "are not 2 x 8"),
+        (torch.ones(2, 8, dtype=torch.float64), good, "float64"),
+        (torch.ones(2, 8), beyond, "no such place"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            moves.send([0, 1], 1, Topic(0, 0), x, experts, routes)
+    order, counts = np.arange(3), np.array([[1, 0, 1], [0, 1, 0]])
+    for ranks, came, slots, what in (
+        ([0, 1], counts[:1], order, "not those of these ranks"),
+        ([0, 1], counts[:, :2].copy(), order[:2], "not those of these ranks"),
+        ([0, 1], counts + 2, order, "do not fit the buffers"),
+        ([0, 1], counts * [[1], [-1]], order, "below zero"),
+        ([0, 1], counts, order - 1, "no such slot"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            moves.gather(ranks, came, slots)
+        with pytest.raises(ValueError, match=what):
+            moves.answer(ranks, 1, came, slots, torch.zeros(int(came[:, slots].sum()), 8))
+    with pytest.raises(ValueError, match="do not fit the buffers"):
+        moves.gather([0, 2], counts, order)
+    for made in (torch.zeros(2, 8), torch.zeros(3, 8, dtype=torch.bfloat16)):
+        with pytest.raises(ValueError, match="are not 3 x 8"):
+            moves.answer([0, 1], 1, counts, order, made)
+    with pytest.raises(ValueError, match="not those of the answers"):
+        moves.combine(experts, torch.ones(2, 2))
+    with pytest.raises(ValueError, match="no such answer"):
+        moves.combine(experts + 99, torch.ones(2, 1))
+
+
+@both
 def test_an_expert_that_is_none_is_refused() -> None:
     sizes = BufferSizes(1, 2, 1, 5, 8, 4)
     group = Group("native", sizes, torch.float32)

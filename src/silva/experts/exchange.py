@@ -44,7 +44,10 @@ Run = Callable[[Tensor, Tensor, ExpertWeights], Tensor]
 
 @dataclass
 class Traffic:
-    """What this rank wrote into the memory of others, flags and counts aside."""
+    """What this rank sent to others, in whole messages as they lie in the buffers.
+
+    Flags and counts aside; the padding behind the scale of an int8 token is counted, not written.
+    """
 
     tokens: int = 0
     dispatch_bytes: int = 0
@@ -123,10 +126,7 @@ class SharedExchange:
 
     def __call__(self, layer: int, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         """See `ExpertExchange`. Tokens beyond the local batch go in further rounds."""
-        if x.shape[1:] != (self.sizes.hidden_size,) or experts.shape[1] > self.sizes.top_k:
-            raise ValueError(
-                f"x {tuple(x.shape)} to {experts.shape[1]} experts each does not fit the buffers"
-            )
+        self._check(x, experts, weights)
         parts, missing, at = [], [], 0
         while True:
             some = slice(at, at + self.sizes.local_batch)
@@ -140,6 +140,20 @@ class SharedExchange:
                 break
         self._note(torch.cat(missing)[: len(x)])
         return torch.cat(parts)[: len(x)]
+
+    def _check(self, x: Tensor, experts: Tensor, weights: Tensor) -> None:
+        """Raise ValueError where these do not fit the buffers or each other."""
+        if x.shape[1:] != (self.sizes.hidden_size,) or experts.shape[1] > self.sizes.top_k:
+            raise ValueError(
+                f"x {tuple(x.shape)} to {experts.shape[1]} experts each does not fit the buffers"
+            )
+        if x.dtype != self._dtype:
+            raise ValueError(f"x is of {x.dtype}, the experts are of {self._dtype}")
+        if len(experts) != len(x) or weights.shape != experts.shape:
+            raise ValueError(
+                f"{len(x)} tokens, experts {tuple(experts.shape)} and weights "
+                f"{tuple(weights.shape)} do not fit each other"
+            )
 
     def begin_step(self) -> None:
         """Forget which tokens of the step before lacked answers."""
@@ -263,6 +277,8 @@ class SharedExchange:
                 raise OutOfStepError(f"rank {rank} is at layer {topic.layer}, {self.rank} is not")
             if topic.placement != mine.placement:
                 raise OutOfStepError(f"ranks {rank} and {self.rank} place experts differently")
+        if (counts.sum(axis=1) > self.sizes.max_tokens).any():
+            raise ServingError(f"rank {self.rank} was told of more tokens than fit its buffers")
         more = any(t.more for rank, t in zip(here, topics, strict=True) if rank != self.rank)
         some = np.flatnonzero(counts.any(axis=1))
         if len(some) < len(here):

@@ -37,17 +37,17 @@ def check_ranks(experts: int, ranks: int) -> None:
     if ranks == 1:
         return
     if not experts:
-        what, remedy = "this model has no experts to spread over ranks", "leave --ep out"
+        what, remedy = "this model has no experts to spread over ranks", "use one rank"
     elif ranks > experts:
         what = f"{ranks} ranks for {experts} experts"
-        remedy = f"ask for at most --ep {min(experts, MOST_RANKS)}"
+        remedy = f"use at most {min(experts, MOST_RANKS)}"
     elif experts % ranks or ranks > MOST_RANKS:
         what = f"{experts} experts do not divide among {ranks} ranks"
         able = [n for n in range(1, min(experts, MOST_RANKS) + 1) if experts % n == 0]
-        remedy = f"--ep may be {', '.join(map(str, able))}"
+        remedy = f"there may be {', '.join(map(str, able))}"
     else:
         return
-    raise ConfigError(what, where="serve.experts.ranks", remedy=remedy)
+    raise ConfigError(what, where="Spread.ranks", remedy=remedy)
 
 
 def form(

@@ -43,7 +43,7 @@ class Moves(Protocol):
     ) -> Sent:
         """Write x [tokens, hidden_size] where `experts` [tokens, top_k] are, then all flags.
 
-        Raises ValueError, with nothing written, where they do not fit the buffers.
+        Raises ValueError, with nothing written, where they do not fit the buffers or each other.
         """
         ...
 

@@ -72,7 +72,7 @@ class NativeMoves:
             number,
             topic.word,
             topic.placement,
-            x.data_ptr(),
+            self._address(x, len(chosen)),
             chosen.numpy(),
             to.held.numpy(),
             to.replicas.numpy(),
@@ -99,8 +99,9 @@ class NativeMoves:
         made: Tensor,
     ) -> None:
         made = made.contiguous()
+        address = self._address(made, int(counts[:, order].sum()))
         self._module.exchange_answer(
-            self._bases(ranks), self._shape, number, list(ranks), counts, order, made.data_ptr()
+            self._bases(ranks), self._shape, number, list(ranks), counts, order, address
         )
 
     def combine(self, answers: Tensor, weights: Tensor) -> Tensor:
@@ -113,6 +114,13 @@ class NativeMoves:
             total.data_ptr(),
         )
         return total
+
+    def _address(self, rows: Tensor, count: int) -> int:
+        """Where so many rows of the model's type are. Raises ValueError for anything else."""
+        if rows.shape != (count, self._hidden) or rows.dtype != self._dtype:
+            found = f"{tuple(rows.shape)} of {rows.dtype}"
+            raise ValueError(f"{found} are not {count} x {self._hidden} of {self._dtype}")
+        return rows.data_ptr()
 
     def _bases(self, ranks: Sequence[int]) -> NDArray[np.uint64]:
         """Where each rank's memory is in this process; 0 for who is not meant."""

@@ -34,7 +34,7 @@ def check(sizes: BufferSizes) -> None:
     if sizes.wire == "int8" and sizes.hidden_size % 4:
         raise ConfigError(
             f"a hidden size of {sizes.hidden_size} leaves scales unaligned",
-            remedy="use --wire exact",
+            remedy="send exact tokens (Spread.wire)",
         )
 
 
@@ -44,7 +44,8 @@ def encode(x: Tensor, sizes: BufferSizes) -> Encoded:
         return Encoded(x, None)
     x = x.float()
     scale = x.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / 127
-    return Encoded((x / scale).round().to(torch.int8), scale)
+    # What is no number makes its scale none, and so the whole token that is read.
+    return Encoded((x / scale).round().nan_to_num(0.0).to(torch.int8), scale)
 
 
 def lay_out(messages: Tensor, sizes: BufferSizes, dtype: torch.dtype) -> Slot:

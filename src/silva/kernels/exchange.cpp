@@ -108,14 +108,20 @@ void narrowed(float value, std::uint16_t& out) {
 }
 void narrowed(float value, float& out) { out = value; }
 
-// One token as a message: its values over one symmetric scale, and the scale beside them.
+// One token as a message: its values over one symmetric scale, and the scale beside them. Where a
+// value is no number the scale is none, and so is the token that is read.
 template <class Element>
 void quantise(const Element* x, std::size_t size, std::int8_t* data) {
     float most = 0;
-    for (std::size_t d = 0; d < size; ++d) most = std::max(most, std::fabs(widened(x[d])));
+    for (std::size_t d = 0; d < size; ++d) {
+        const float value = std::fabs(widened(x[d]));
+        if (value > most || value != value) most = value;
+    }
     const float scale = std::max(most, 1e-30f) / 127;
-    for (std::size_t d = 0; d < size; ++d)
-        data[d] = static_cast<std::int8_t>(std::nearbyintf(widened(x[d]) / scale));
+    for (std::size_t d = 0; d < size; ++d) {
+        const float whole = std::nearbyintf(widened(x[d]) / scale);
+        data[d] = whole == whole ? static_cast<std::int8_t>(whole) : 0;
+    }
     std::memcpy(data + size, &scale, sizeof scale);
 }
 
@@ -131,14 +137,21 @@ void dequantise(const Bytes* message, std::size_t size, Element* out) {
 void choose_places(const Shape& s, const Table<const std::int64_t>& experts, const Row& held,
                    const Table<const std::int64_t>& replicas, const Table<std::int64_t>& places,
                    const Table<std::int64_t>& counts) {
+    if (counts.shape(0) != s.ranks || counts.shape(1) != s.slots ||
+        places.shape(0) != experts.shape(0) || places.shape(1) != experts.shape(1) ||
+        replicas.shape(0) != held.shape(0))
+        throw std::invalid_argument("the tables do not fit each other");
     std::fill_n(counts.data(), s.ranks * s.slots, 0);
+    const auto end = static_cast<std::int64_t>(s.ranks * s.slots);
     for (std::size_t t = 0; t < experts.shape(0); ++t)
         for (std::size_t k = 0; k < experts.shape(1); ++k) {
             const std::int64_t expert = experts(t, k);
             if (expert < 0 || static_cast<std::size_t>(expert) >= held.shape(0))
                 throw std::invalid_argument("there is no such expert");
             const auto turns = static_cast<std::size_t>(std::max<std::int64_t>(1, held(expert)));
+            if (turns > replicas.shape(1)) throw std::invalid_argument("there is no such replica");
             places(t, k) = replicas(expert, (t + s.rank) % turns);
+            if (places(t, k) >= end) throw std::invalid_argument("there is no such place");
             if (places(t, k) >= 0) ++counts.data()[places(t, k)];
         }
 }
@@ -237,6 +250,8 @@ void post(std::uint64_t address, std::vector<Word> words) {
 // Where a rank's tokens for each slot begin among those that it sent here.
 std::vector<std::size_t> starts_of(const Shape& s, const Table<const std::int64_t>& counts,
                                    const std::vector<std::size_t>& ranks) {
+    if (counts.shape(0) != ranks.size() || counts.shape(1) != s.slots)
+        throw std::invalid_argument("the counts are not those of these ranks and slots");
     std::vector<std::size_t> starts(ranks.size() * s.slots);
     for (std::size_t n = 0; n < ranks.size(); ++n) {
         std::size_t sum = 0;
@@ -339,6 +354,8 @@ void sum_answers(const Shape& s, Bytes* memory, const Table<const std::int64_t>&
 void combine(std::uintptr_t memory, std::array<std::size_t, 8> sizes,
              Table<const std::int64_t> answers, Table<const float> weights, std::uintptr_t out) {
     const Shape s(sizes);
+    if (answers.shape(0) != weights.shape(0) || answers.shape(1) != weights.shape(1))
+        throw std::invalid_argument("the weights are not those of the answers");
     const auto places = static_cast<std::int64_t>(s.ranks * s.max_tokens);
     for (std::size_t i = 0; i < answers.size(); ++i)
         if (answers.data()[i] >= places) throw std::invalid_argument("there is no such answer");

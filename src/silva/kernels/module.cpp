@@ -3,7 +3,9 @@
 #include "module.hpp"
 
 NB_MODULE(_native, module) {
-    module.doc() = "Compiled operators of silva.kernels; see native.py, paged.py and exchange.py.";
+    module.doc() =
+        "Compiled operators; see native.py and paged.py beside it, native_moves.py and flags.py of "
+        "silva.experts.";
     bind_overlap(module);
     bind_attention(module);
     bind_store(module);
