@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,10 @@ def run_rank(rank: int, plan: Plan, store: str, told: Connection) -> None:
 
     torch.set_num_threads(1)
     file = dist.FileStore(store, plan.ranks)
-    dist.init_process_group("gloo", store=file, rank=rank, world_size=plan.ranks)
+    # A rank that has died must not keep the others, which are asked for nothing else.
+    dist.init_process_group(
+        "gloo", store=file, rank=rank, world_size=plan.ranks, timeout=timedelta(minutes=2)
+    )
     found = [case(rank, plan, h, t) for h in plan.hidden for t in plan.tokens]
     if rank == 0:
         told.send(found)
@@ -194,7 +198,7 @@ def timed(way: Exchange, given: tuple[Tensor, ...], rounds: int) -> tuple[float,
 
 
 def counted(exchange: SharedExchange) -> dict[str, float]:
-    """Bytes that this rank wrote into other ranks' memory, by copy of a token."""
+    """Bytes of the messages in other ranks' memory, by copy of a token."""
     there, back = exchange.traffic, exchange.sizes
     return {
         "dispatch": there.dispatch_bytes / max(1, there.tokens),

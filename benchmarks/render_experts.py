@@ -9,7 +9,6 @@ from gfm import MISSING, code, plain, provenance, table
 from tuning import Numbers
 
 COMMAND = "python benchmarks/dispatch.py"
-TWIN = "torch.distributed"
 TIMES, LARGE = 3.0, 8
 """So many times faster than the twin it is to be at so many ranks."""
 
@@ -20,7 +19,7 @@ def dispatch(results: Path) -> str:
     if not content:
         return MISSING + code(COMMAND)
     parts = [table(HEADS, [row for size in content["sizes"] for row in rows_of(size)])]
-    parts.append(table(("", "a token there, bytes", "back, bytes"), message_rows(content)))
+    parts.append(table(("", "message there, bytes", "back, bytes"), message_rows(content)))
     published = content["published"]
     sizes = (f"{published[name] / 2**20:.0f} MiB" for name in ("dispatch_bytes", "combine_bytes"))
     there, back = sizes
@@ -54,7 +53,7 @@ def rows_of(size: Numbers) -> list[tuple[str, ...]]:
 
 
 def message_rows(content: Numbers) -> list[tuple[str, ...]]:
-    """Bytes counted for a copy of a token, against the formula, by hidden size and wire."""
+    """Bytes of a copy's messages, against the formula, by hidden size and wire."""
     rows = {}
     for size in content["sizes"]:
         for name, found in size["bytes"].items():
@@ -75,7 +74,7 @@ def over(spread: Numbers, scale: float = 1.0) -> str:
 def claims(results: Path, unmeasured: str) -> list[tuple[str, str, str]]:
     """Claim, measured, holds."""
     names = (
-        "a token's bytes on the wire and the buffers are those of the formula",
+        "a token's messages and the buffers are those of the formula",
         f"dispatch and combine at {LARGE} ranks: at least {TIMES:g} times faster than the twin",
     )
     content = common.read_json(results / "dispatch.json")

@@ -79,7 +79,7 @@ def test_the_formula_is_that_of_the_buffers(wire: Any) -> None:
 def test_a_quick_run_gives_what_the_page_needs(tmp_path: Path) -> None:
     words = ["--quick", "--ranks", "2", "--work", str(tmp_path), "--results", str(tmp_path / "r")]
     program = [sys.executable, str(ROOT / "benchmarks" / "dispatch.py"), *words]
-    done = subprocess.run(program, capture_output=True, text=True)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "r").exists()  # nothing is published
     content = json.loads((tmp_path / "dispatch.json").read_text())

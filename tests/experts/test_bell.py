@@ -1,7 +1,16 @@
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from silva.experts import bell as bells
+from silva.experts.bell import Bell
+from silva.experts.flags import flags_for
 
 ASLEEP = """
 import ctypes, sys
@@ -26,3 +35,22 @@ def test_a_process_ends_as_it_should_with_a_bell_that_sleeps() -> None:
             command = [sys.executable, "-c", ASLEEP, backend, end]
             ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
             assert (ended.returncode, ended.stderr) == (0, ""), (backend, end)
+
+
+def test_the_owner_is_called_for_a_vote_and_now_and_then_if_it_has_to_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bells, "LOOK_S", 0.05)
+    word, rung = ctypes.c_uint32(0), threading.Event()
+    board = SimpleNamespace(bell=ctypes.addressof(word), rung=0, sleeps=False)
+    bell = Bell(board, flags_for(), rung.set)
+    bell.sleep_until(7)
+    assert not rung.wait(0.3)
+    bell.wake()
+    bell.sleep_until(8, looks=True)
+    assert rung.wait(30)
+    rung.clear()
+    bell.sleep_until(9)
+    flags_for().post(board.bell, [9])
+    assert rung.wait(30)
+    bell.close()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from exchange_cases import at_once
 from group_cases import EndedError, assert_same, generate, run_group, save_random
 
 from silva.control.placement import Placement, place
-from silva.errors import ConfigError
+from silva.errors import ConfigError, ServingError
 from silva.experts import futex
 from silva.experts.board import MOST_RANKS, Vote
-from silva.experts.forming import check_ranks, room_for
+from silva.experts.forming import check_ranks, form, room_for
 from silva.experts.group import TooFewError
-from silva.experts.meeting import Meeting
+from silva.experts.meeting import Card, Meeting
+from silva.experts.memory import OwnMemory
 from silva.experts.ranked import RankedModel
-from silva.experts.shape import Pass
+from silva.experts.shape import GroupShape, Pass
+from silva.experts.sizes import BufferSizes
 from silva.experts.spread import Spread, load_ranked
 from silva.models.deepseek_loader import load_deepseek
 
@@ -141,6 +144,20 @@ def test_too_few_ranks_are_an_error_on_all_of_them_at_once(model: Path, tmp_path
     found = run_group(model, Spread(4, redundant=0), tmp_path / "run", work)
     assert found[0] == found[1] and found[0][1:] == ([0, 1], True)
     assert found[2:] == [None, None]
+
+
+def test_a_rank_without_the_others_says_who_is_missing(model: Path, tmp_path: Path) -> None:
+    meeting = Meeting(tmp_path, 3)
+    board = OwnMemory(1, 4096)
+    meeting.show(Card(board.member, board.member))
+    ended = replace(board.member, rank=2, token=bytes(16))  # a process that is another one now
+    meeting.show(Card(ended, ended))
+    shape = GroupShape(BufferSizes(3, 4, 4, 8, 40, 4), {Pass.HIDDEN: (1,)}, 16)
+    with pytest.raises(ServingError, match=r"rank 0 has no group: ranks \[2\] are missing"):
+        form(shape, 0, meeting, lambda layer, ids: pytest.fail("too early"), limit_s=0.1)
+    meeting.show(Card(replace(board.member, rank=2), replace(board.member, rank=2)))
+    with pytest.raises(ServingError, match="have not let it in"):
+        form(shape, 0, meeting, lambda layer, ids: pytest.fail("too early"), limit_s=0.1)
 
 
 def test_ranks_that_load_for_long_are_not_taken_for_dead(model: Path, tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ from silva.errors import ConfigError, ServingError
 from silva.experts.board import MOST_RANKS, Board
 from silva.experts.group import RankGroup
 from silva.experts.meeting import Card, Meeting
-from silva.experts.memory import OwnMemory
+from silva.experts.memory import OwnMemory, PeerMemory
 from silva.experts.shape import GroupShape, Place
 from silva.experts.waiting import PATIENCE_S
 from silva.models.deepseek_loader import Shelf
 
 LOOK_S = 0.02
 """How often a rank that has no group yet looks at the others' cards."""
+FORM_S = 600.0
+"""How long it does. The others may have a large model to read before they show theirs."""
 
 
 def room_for(experts: int, ranks: int, redundant: int) -> int:
@@ -58,16 +60,18 @@ def form(
     *,
     news: Callable[[], None] = lambda: None,
     patience_s: float = PATIENCE_S,
+    limit_s: float = FORM_S,
 ) -> RankGroup:
     """The group that `rank` belongs to, once it is complete, or once it has let this rank in.
 
-    Raises ServingError where the memory for it cannot be had.
+    Raises ServingError where the memory for it cannot be had, or that is not so within `limit_s`.
     """
     buffers = OwnMemory(rank, shape.buffers.total)
     board = OwnMemory(rank, shape.board.size)
     card, own = Card(buffers.member, board.member), Board(board, shape.board)
     meeting.show(card)
-    while True:
+    end_s = time.monotonic() + limit_s
+    while time.monotonic() < end_s:
         found = {**meeting.cards(), rank: card}
         welcome = own.welcome()
         if welcome is not None:
@@ -86,6 +90,19 @@ def form(
             card = replace(card, party=party)
             meeting.show(card)
         time.sleep(LOOK_S)
+    missing = [n for n in range(shape.buffers.ranks) if not _present(meeting.card(n))]
+    why = f"ranks {missing} are missing" if missing else "the others have not let it in"
+    raise ServingError(f"after {limit_s:g} s rank {rank} has no group: {why}")
+
+
+def _present(card: Card | None) -> bool:
+    """Whether this is the card of a process that has not ended."""
+    if card is None:
+        return False
+    try:
+        return PeerMemory(card.board).alive()
+    except ServingError:
+        return False
 
 
 def first_tables(shape: GroupShape) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from silva.experts.forming import check_ranks, form, room_for
+from silva.experts.forming import FORM_S, check_ranks, form, room_for
 from silva.experts.group import RankGroup
 from silva.experts.meeting import Meeting
 from silva.experts.ranked import RankedModel
@@ -67,16 +67,18 @@ def load_ranked(
     dtype: torch.dtype = torch.float32,
     news: Callable[[], None] = lambda: None,
     patience_s: float = PATIENCE_S,
+    limit_s: float = FORM_S,
 ) -> RankedModel:
     """The model of a directory with the experts of `rank` alone, once its group is complete.
 
-    `news`: see `RankGroup`. Raises ModelError, ConfigError and ServingError.
+    `news`: see `RankGroup`; `limit_s`: see `form`. Raises ModelError, ConfigError and ServingError.
     """
     found: list[RankGroup] = []
 
     def joined(config: DeepseekConfig, shelf: Shelf) -> RankGroup:
         shape = group_shape(config, dtype, spread)
-        found.append(form(shape, rank, meeting, shelf, news=news, patience_s=patience_s))
+        waits = {"patience_s": patience_s, "limit_s": limit_s}
+        found.append(form(shape, rank, meeting, shelf, news=news, **waits))
         return found[0]
 
     model = load_spread(folder, joined, name=name, dtype=dtype)
