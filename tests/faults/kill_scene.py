@@ -151,9 +151,11 @@ async def storm(command: Command, victims: Sequence[str], dice: random.Random) -
                 return
 
     async with clients(command.url) as http, asyncio.timeout(WITHIN_S):
+        before = (await counted(http))["requests"]
         streams = [asyncio.create_task(ask_on(client)) for client in range(STREAMS)]
         try:
-            while under_way(now := await counted(http)) < STREAMS:
+            # All have asked; not all at one time, where the server is done sooner than they read.
+            while (now := await counted(http))["requests"] < before + STREAMS:
                 await asyncio.sleep(0.02)
             for role in victims:
                 mark = now["tokens"] + dice.randrange(MOST_BETWEEN)
