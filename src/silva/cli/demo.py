@@ -15,17 +15,17 @@ SETTINGS: dict[str, Any] = {
         "partition": "planted(4)",
         "clients": 20,
         "unseen": 0.2,
-        "samples_per_client": 150,
+        "samples_per_client": 100,
         "test_per_client": 80,
     },
     "federation": {
-        "measure_every": 3,
-        "root": {"rounds": 9},
+        "measure_every": 2,
+        "root": {"rounds": 8},
         "cluster": {"rounds": 4},
-        "leaf": {"rounds": 3},
+        "leaf": {"rounds": 2},
     },
 }
-"""Twenty clients with 150 pictures each; their camera styles are the groups to be found."""
+"""Twenty clients with 100 pictures each; their camera styles are the groups to be found."""
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,7 @@ def _demo(
 
     where = out or _free("demo-forest")
     print(
-        "20 clients photograph clothes, 150 pictures each. Their cameras differ: plain, inverted,\n"
+        "20 clients photograph clothes, 100 pictures each. Their cameras differ: plain, inverted,\n"
         "rotated, edges only. silva is not told which client has which. 4 clients stay out of\n"
         "training and are met at the end.\n"
     )
