@@ -13,10 +13,11 @@ import importlib.metadata
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -210,3 +211,14 @@ def locked(folder: Path) -> Iterator[IO[str]]:
 def last_lines(log: Path, count: int = 5) -> str:
     """The end of a log, for an error message."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+
+
+def spread(values: Iterable[float]) -> dict[str, Any]:
+    """Median and range over repetitions, and each of them."""
+    held = list(values)
+    return {
+        "median": statistics.median(held),
+        "min": min(held),
+        "max": max(held),
+        "values": held,
+    }

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -102,8 +101,8 @@ def case(rank: int, plan: Plan, hidden: int, tokens: int) -> dict[str, Any]:
         "memory": memory,
         "ways": {
             name: {
-                "wall_s": spread([wall for wall, _ in runs]),
-                "cpu_s": spread([cpu for _, cpu in runs]),
+                "wall_s": common.spread([wall for wall, _ in runs]),
+                "cpu_s": common.spread([cpu for _, cpu in runs]),
                 "rounds": rounds[name],
                 "worst_error": worst[name],
             }
@@ -112,7 +111,9 @@ def case(rank: int, plan: Plan, hidden: int, tokens: int) -> dict[str, Any]:
         "bytes": {name: counted(way) for name, way in shared.items()},
         "ratio": {
             name: {
-                clock: spread([t[n] / s[n] for t, s in zip(spent[TWIN], spent[name], strict=True)])
+                clock: common.spread(
+                    [t[n] / s[n] for t, s in zip(spent[TWIN], spent[name], strict=True)]
+                )
                 for n, clock in enumerate(("wall", "cpu"))
             }
             for name in shared
@@ -208,10 +209,6 @@ def counted(exchange: SharedExchange) -> dict[str, float]:
         "combine": there.combine_bytes / max(1, there.answers),
         "combine_formula": 2.0 * back.hidden_size,
     }
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def published() -> dict[str, int]:

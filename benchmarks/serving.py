@@ -12,12 +12,11 @@ import asyncio
 import json
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -306,17 +305,3 @@ def completion(model: str, prompt: Sequence[int], tokens: int, **more: Any) -> N
     """The body of a greedy completion of just so many tokens."""
     greedy = {"temperature": 0, "max_tokens": tokens, "ignore_eos": True, "return_token_ids": True}
     return {"model": model, "prompt": list(prompt), **greedy, **more}
-
-
-# Numbers ------------------------------------------------------------------------------------
-
-
-def spread(values: Iterable[float]) -> Numbers:
-    """Median and range over repetitions, and each of them."""
-    held = list(values)
-    return {
-        "median": statistics.median(held),
-        "min": min(held),
-        "max": max(held),
-        "values": held,
-    }

@@ -13,6 +13,7 @@ import asyncio
 import sys
 from typing import Any
 
+import common
 import serving
 from serving import SMOLLM2, STORIES, Bench, Numbers
 
@@ -116,17 +117,17 @@ def main() -> int:
     figures: Numbers = {}
     for mode, rows in found.items():
         figures[mode] = {
-            "p99_ms": serving.spread(row["beside"]["p99"] for row in rows),
-            "p50_ms": serving.spread(row["beside"]["p50"] for row in rows),
-            "p99_alone_ms": serving.spread(row["alone"]["p99"] for row in rows),
-            "tokens_per_s": serving.spread(row["tokens_per_s"] for row in rows),
-            "tokens_per_s_alone": serving.spread(row["tokens_per_s_alone"] for row in rows),
-            "long_ttft_ms": serving.spread(row["long_ttft_ms"] for row in rows),
+            "p99_ms": common.spread(row["beside"]["p99"] for row in rows),
+            "p50_ms": common.spread(row["beside"]["p50"] for row in rows),
+            "p99_alone_ms": common.spread(row["alone"]["p99"] for row in rows),
+            "tokens_per_s": common.spread(row["tokens_per_s"] for row in rows),
+            "tokens_per_s_alone": common.spread(row["tokens_per_s_alone"] for row in rows),
+            "long_ttft_ms": common.spread(row["long_ttft_ms"] for row in rows),
         }
     pairs = list(zip(found["disaggregated"], found["colocated"], strict=True))
     ratios = {
-        "p99": serving.spread(a["beside"]["p99"] / b["beside"]["p99"] for a, b in pairs),
-        "tokens_per_s": serving.spread(a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs),
+        "p99": common.spread(a["beside"]["p99"] / b["beside"]["p99"] for a, b in pairs),
+        "tokens_per_s": common.spread(a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs),
     }
     print(f"disaggregated / colocated: p99 {ratios['p99']['median']:.2f}")
     bench.publish({"load": load, "figures": figures, "disaggregated_to_colocated": ratios})

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import common
 import serving
 from serving import SMOLLM2, STORIES, Bench, Numbers
 
@@ -154,7 +155,7 @@ def summary(found: Numbers) -> Numbers:
     """Medians over the repetitions."""
     figures: Numbers = {}
     for name, rows in found.items():
-        figures[name] = {key: serving.spread(row[key] for row in rows) for key in rows[0]}
+        figures[name] = {key: common.spread(row[key] for row in rows) for key in rows[0]}
     return figures
 
 

@@ -141,10 +141,10 @@ def main() -> int:
     peers = bench.measure("peers", lambda: grown(bench, path, folder, body, text, times))
     content: Numbers = {"model": model, "repetitions": times, "limits": LIMITS, "figures": {}}
     for mode, rows in starts.items():
-        content["figures"][mode] = {k: serving.spread(row[k] for row in rows) for k in rows[0]}
+        content["figures"][mode] = {k: common.spread(row[k] for row in rows) for k in rows[0]}
     for role in ("decode", "prefill"):
         rows = peers[role]
-        content["figures"][role] = {k: serving.spread(row[k] for row in rows) for k in rows[0]}
+        content["figures"][role] = {k: common.spread(row[k] for row in rows) for k in rows[0]}
         median = content["figures"][role]["from_command_s"]["median"]
         print(f"second {role} peer after {median:.2f} s")
     content["memory"] = peers["memory"]

@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+import common
 import serving
 from serving import STORIES, Bench, Numbers
 
@@ -106,7 +107,7 @@ def main() -> int:
                 flush=True,
             )
     figures = {
-        str(target): {name: serving.spread(row[name] for row in rows) for name in FIGURES}
+        str(target): {name: common.spread(row[name] for row in rows) for name in FIGURES}
         for target, rows in found.items()
     }
     # what the server without target said that each target would allow

@@ -248,9 +248,9 @@ def shares(rows: list[Numbers]) -> Numbers:
         for name, share in own.items():
             parts[name].append(share)
     return {
-        "step_s": serving.spread(row["step_s"] / row["steps"] for row in rows),
-        "batch": serving.spread(row["batch"] for row in rows),
-        **{name: serving.spread(each) for name, each in parts.items()},
+        "step_s": common.spread(row["step_s"] / row["steps"] for row in rows),
+        "batch": common.spread(row["batch"] for row in rows),
+        **{name: common.spread(each) for name, each in parts.items()},
     }
 
 
@@ -307,7 +307,7 @@ def content(found: dict[str, list[Numbers]], spent: dict[str, list[Numbers]]) ->
             figures[name] = {"error": next(row["error"] for row in rows if "error" in row)}
             continue
         ratios = (own / other for own, other in zip(values, base, strict=True))
-        figures[name] = {"tokens_per_s": serving.spread(values), "ratio": serving.spread(ratios)}
+        figures[name] = {"tokens_per_s": common.spread(values), "ratio": common.spread(ratios)}
         print(
             f"{name}: {figures[name]['tokens_per_s']['median']:.1f} tokens/s, "
             f"{figures[name]['ratio']['median']:.2f} times generate"

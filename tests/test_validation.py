@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "tests"))
 
 import claims  # noqa: E402
 import clusters  # noqa: E402
@@ -26,14 +27,9 @@ import hilora  # noqa: E402
 import label_spread  # noqa: E402
 import render  # noqa: E402
 import tuning  # noqa: E402
+from validation_cases import FACTS  # noqa: E402
 
 FILES = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-FACTS = {
-    "machine": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
-    "versions": {"silva": "0.1", "torch": "2.9"},
-    "commit": "abc",
-    "date": "2026-01-01",
-}
 
 
 def strings(tree: Any) -> Iterator[str]:

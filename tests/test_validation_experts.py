@@ -12,26 +12,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "tests"))
 
 import common  # noqa: E402
 import dispatch  # noqa: E402
 import render_experts  # noqa: E402
+from validation_cases import FACTS  # noqa: E402
 
 from silva.experts import futex  # noqa: E402
 from silva.experts.sizes import BufferSizes  # noqa: E402
 
-FACTS = {
-    "machine": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
-    "versions": {"silva": "0.1"},
-    "commit": "abc",
-    "date": "2026-01-01",
-}
-
 
 def result(times: float = 4.0, off: int = 0) -> dict[str, Any]:
     """What the benchmark writes, of one size."""
-    way = {"wall_s": dispatch.spread([1e-3]), "cpu_s": dispatch.spread([2e-3])}
-    ratio = dict.fromkeys(("wall", "cpu"), dispatch.spread([times]))
+    way = {"wall_s": common.spread([1e-3]), "cpu_s": common.spread([2e-3])}
+    ratio = dict.fromkeys(("wall", "cpu"), common.spread([times]))
     found = {"dispatch": 14336.0 + off, "dispatch_formula": 14336.0}
     found |= {"combine": 14336.0, "combine_formula": 14336.0}
     size = {

@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "tests"))
 
 import claims_serving  # noqa: E402
 import common  # noqa: E402
@@ -26,21 +27,16 @@ import serving_soak  # noqa: E402
 import serving_target  # noqa: E402
 import serving_throughput  # noqa: E402
 import serving_tokens  # noqa: E402
+from validation_cases import FACTS  # noqa: E402
 
 from silva.serving.process_name import show_thread_as  # noqa: E402
 
-FACTS = {
-    "machine": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
-    "versions": {"silva": "0.1"},
-    "commit": "abc",
-    "date": "2026-01-01",
-}
 STEP = {"steps": 100, "step_s": 10.0, "execute_s": 9.8, "model_s": 9.5, "batch": 31.0}
 STEP |= {"front_s": 0.2, "transfer_s": 0.1}
 
 
 def only(value: float) -> dict[str, Any]:
-    return serving.spread([value])
+    return common.spread([value])
 
 
 def tokens(equal: int = 50) -> dict[str, Any]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+
 import torch
+from deepseek_tiny import TINY
 from exchange_cases import at_once
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,33 +30,11 @@ from silva.models.latent import LatentHeads, attend_latents
 TIE = 1e-4
 """Of two logits that are so near either may come out first."""
 
-TINY: dict[str, Any] = {
-    "model_type": "deepseek_v3",
-    "vocab_size": 89,
-    "hidden_size": 40,
-    "intermediate_size": 56,
-    "moe_intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "n_routed_experts": 16,
-    "num_experts_per_tok": 4,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    "kv_lora_rank": 16,
-    "q_lora_rank": 20,
-    "qk_nope_head_dim": 10,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 12,
-    "n_group": 4,
-    "topk_group": 2,
-    "max_position_embeddings": 64,
-}
-
 
 def save_random(folder: Path, **changes: Any) -> Path:
     """A directory with a model of 16 experts in each of two layers, and of whatever `changes` say."""
     folder.mkdir()
-    raw = {**TINY, **changes}
+    raw = {**TINY, "model_type": "deepseek_v3", **changes}
     source = torch.Generator().manual_seed(0)
     shapes = deepseek_tensors.shapes(deepseek_config(raw, folder))
     tensors = {name: torch.randn(shape, generator=source) * 0.15 for name, shape in shapes.items()}

@@ -18,15 +18,10 @@ from silva.serving.bench.nouns import Outcome, Planned
 from silva.serving.bench.run import Measured
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import render_reality
 from reality import published
-
-FACTS = {
-    "machine": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
-    "versions": {"silva": "0.1"},
-    "commit": "abc",
-    "date": "2026-01-01",
-}
+from validation_cases import FACTS
 
 
 def simulated(output: int = 8) -> list[Answered]:
