@@ -47,7 +47,16 @@ def served(
         yield Library().resolve(str(folder / "model")), expected
 
 
-@pytest.mark.parametrize("settings", [{"colocated": True, "mtp": False}, {"mtp": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"colocated": True, "mtp": False},
+        {"mtp": True},
+        {"mtp": True, "experts": {"ranks": 2}},
+        {"mtp": False, "experts": {"ranks": 4}},
+    ],
+    ids=["colocated", "peers", "2 ranks", "4 ranks"],
+)
 def test_greedy_answers_are_those_of_transformers(
     served: tuple[Path, dict[int, Expected]], tmp_path: Path, settings: dict[str, Any]
 ) -> None:

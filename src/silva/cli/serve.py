@@ -14,6 +14,11 @@ Model = Annotated[
 ]
 Prefill = Annotated[int | None, typer.Option(help="Prefill peers.")]
 Decode = Annotated[int | None, typer.Option(help="Decode peers.")]
+Ep = Annotated[
+    int | None,
+    typer.Option(help="Make so many decode peers of the one, which share the model's experts."),
+]
+Wire = Annotated[str | None, typer.Option(help="How tokens travel to experts: exact or int8.")]
 Cache = Annotated[int | None, typer.Option(help="Cache peers; 0 for none.")]
 CacheRam = Annotated[str | None, typer.Option(help="RAM tier of one cache peer, as 1GiB.")]
 CacheDisk = Annotated[str | None, typer.Option(help="Its disk tier, as 4GiB; 0 for none.")]
@@ -55,6 +60,8 @@ def _serve(
     model: Model = None,
     prefill: Prefill = None,
     decode: Decode = None,
+    ep: Ep = None,
+    wire: Wire = None,
     cache: Cache = None,
     cache_ram: CacheRam = None,
     cache_disk: CacheDisk = None,
@@ -83,6 +90,8 @@ def _serve(
         "name": name,
         "serve.pools.prefill": prefill,
         "serve.pools.decode": decode,
+        "serve.experts.ranks": ep,
+        "serve.experts.wire": wire,
         "serve.pools.cache": cache,
         "serve.kv.cache_ram_bytes": cache_ram and parse_bytes(cache_ram, "--cache-ram"),
         "serve.kv.cache_disk_bytes": cache_disk and parse_bytes(cache_disk, "--cache-disk"),

@@ -30,6 +30,8 @@ class RankedModel:
         self.model, self.group = model, group
         self.repeated = 0
         """Passes that were computed again."""
+        self._out = dict.fromkeys(group.exchange.dead, time.monotonic())
+        """The dead, and since when that is known."""
 
     @property
     def name(self) -> str:
@@ -60,7 +62,14 @@ class RankedModel:
         return self._pass(Pass.DRAFT, lambda: self.model.draft(hidden, tokens, positions, attend))
 
     def _pass(self, wanted: Pass, compute: Callable[[], Tensor]) -> Tensor:
-        began_s, dead = time.monotonic(), set(self.group.exchange.dead)
+        began_s = time.monotonic()
+        try:
+            return self._repeat(wanted, compute)
+        finally:
+            self._note(began_s)
+
+    def _repeat(self, wanted: Pass, compute: Callable[[], Tensor]) -> Tensor:
+        """Compute until all ranks agree on what that is and all answers are there."""
         while True:
             try:
                 with self.group.taking_part():
@@ -74,9 +83,16 @@ class RankedModel:
                 self.repeated += 1
                 continue
             if not self.group.exchange.incomplete.any():
-                break
+                return made
             self.repeated += 1
-        if out := sorted(self.group.exchange.dead - dead):
-            seconds = time.monotonic() - began_s
-            log.warning("ranks %s are out; the pass they died in took %.3f s", out, seconds)
-        return made
+
+    def _note(self, began_s: float) -> None:
+        """Write to the log who is out or in again since the pass before, and how long that took."""
+        now_s, dead = time.monotonic(), self.group.exchange.dead
+        if out := sorted(dead - self._out.keys()):
+            self._out |= dict.fromkeys(out, began_s)
+            seconds = now_s - began_s
+            log.warning("ranks %s are out; the pass that noticed it took %.3f s", out, seconds)
+        if back := sorted(self._out.keys() - dead):
+            seconds = now_s - min(self._out.pop(rank) for rank in back)
+            log.warning("ranks %s are in again after %.3f s", back, seconds)

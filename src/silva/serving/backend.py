@@ -109,6 +109,8 @@ class PeerStatus:
     """Of them, the right ones."""
     admission: Admission | None = None
     """What the target for time per token lets in; of peers that decode."""
+    ranks: int = 0
+    """Peers that share its experts and are alive, as it knows, itself among them; 0: none do."""
 
 
 @dataclass(frozen=True)

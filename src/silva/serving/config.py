@@ -67,6 +67,32 @@ class RolesConfig:
 
 
 @dataclass(frozen=True)
+class ExpertsConfig:
+    """How the experts of the decode peers are spread over ranks; see docs/experts.md."""
+
+    ranks: int = setting(
+        1,
+        help="decode peers that share the experts; 1: each has all of them",
+        low=1,
+        high=MOST_PEERS,
+    )
+    wire: str = setting("exact", help="how tokens travel to experts", choices=("exact", "int8"))
+    redundant: int = setting(
+        1, help="experts of each layer that a rank holds beside its share", low=0, high=1024
+    )
+    local_batch: int = setting(64, help="tokens that a rank sends at once", low=1, high=4096)
+    rebalance_s: float = setting(
+        60.0, help="seconds between two looks at the experts' load; 0: none", low=0.0, high=86400.0
+    )
+    patience_s: float = setting(
+        30.0,
+        help="seconds after which a rank that the others wait for counts as dead",
+        low=1.0,
+        high=3600.0,
+    )
+
+
+@dataclass(frozen=True)
 class ServeConfig:
     """Everything `silva serve` can be told, the HTTP side aside."""
 
@@ -74,6 +100,7 @@ class ServeConfig:
     kv: KvConfig = field(default_factory=KvConfig)
     step: StepConfig = field(default_factory=StepConfig)
     roles: RolesConfig = field(default_factory=RolesConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     colocated: bool = setting(False, help="one process for prefill and decode, no peers")
     transfer: str = setting("shm", help="how blocks move", choices=("shm", "tcp"))
     dtype: str = setting("float32", help="arithmetic", choices=("float32", "bfloat16"))

@@ -34,6 +34,7 @@ from silva.serving.hub.watch import stuck
 from silva.serving.memory import available_bytes, check_memory
 from silva.serving.overview import overview
 from silva.serving.peers.start import PeerStart
+from silva.serving.spread import Ranks, check_count, decode_peers
 from silva.serving.supervisor import Supervisor
 from silva.serving.wire.messages import AnyMessage, Hello, Message, Role, Stop
 from silva.serving.wire.star import Centre, address, peer_of
@@ -85,6 +86,7 @@ class Front:
             self._start_of, self._started, self._ended, start_s=config.start_s
         )
         self._roles = RoleWatch(self.hub, config.roles, time.monotonic)
+        self._ranks = Ranks()
         self._chores: set[asyncio.Task[None]] = set()
 
     # Life -----------------------------------------------------------------------------------
@@ -97,7 +99,8 @@ class Front:
         self._folder = sockets_folder()
         self._centre = Centre(address(Path(self._folder.name), HUB), self._receive)
         for role in cast(tuple[Role, ...], get_args(Role)):
-            for _ in range(getattr(self.config.pools, role)):
+            ranks = self.config.experts.ranks if role == "decode" else 1
+            for _ in range(ranks * getattr(self.config.pools, role)):
                 self._first.add(self._supervisor.add(role))
         self._chore(self._ticking())
 
@@ -169,6 +172,7 @@ class Front:
             token=self._token,
             threads=self.config.threads or threads_each(self.config),
             log_level=logging.getLogger("silva").getEffectiveLevel(),
+            rank=self._ranks.of(name, self._supervisor.present()) if role == "decode" else 0,
         )
 
     def _started(self, name: str, identity: str, role: Role) -> None:
@@ -250,6 +254,8 @@ class Front:
             if not least <= count <= MOST_PEERS:
                 remedy = f"{least} to {MOST_PEERS} are possible"
                 raise ChangeRefusedError(f"{count} {role} peers", remedy=remedy)
+        if "decode" in wanted:
+            self._check_ranks(wanted["decode"])
         more = {r: max(0, n - len(self._supervisor.names(r))) for r, n in wanted.items()}
         self._check_memory(more)
         for role, count in wanted.items():
@@ -277,6 +283,8 @@ class Front:
         if len(self._supervisor.names(new)) >= MOST_PEERS:
             remedy = f"{MOST_PEERS} are possible; drain one of them first"
             raise ChangeRefusedError(f"no more {new} peers", remedy=remedy)
+        if new == "decode":
+            self._check_ranks(len(self._supervisor.names(new)) + 1)
         self._check_memory({new: 1})
         self._retire(peer)
         self._supervisor.add(new)
@@ -316,6 +324,15 @@ class Front:
         if known.usable and not any(map(self._usable, others)):
             remedy = "wait until `silva status` calls another one ready"
             raise ChangeRefusedError(f"no {known.role} peer but {peer} serves", remedy=remedy)
+        if known.role == "decode":
+            self._check_ranks(len(others))
+
+    def _check_ranks(self, decode: int) -> None:
+        """Raises ChangeRefusedError where so many decode peers cannot share their experts."""
+        present = self._supervisor.names("decode")
+        leaving = self._supervisor.roles()["decode"] - len(present)
+        usable = sum(map(self._usable, present))
+        check_count(self.config, decode, present=len(present), usable=usable, leaving=leaving)
 
     def _known(self, peer: str) -> Peer:
         known = self.hub.peers.get(peer)
@@ -375,4 +392,4 @@ def sockets_folder() -> tempfile.TemporaryDirectory[str]:
 def threads_each(config: ServeConfig) -> int:
     """Threads of one computing peer when all of them share the machine's cores."""
     cores = len(os.sched_getaffinity(0))
-    return max(1, cores // (config.pools.prefill + config.pools.decode))
+    return max(1, cores // (config.pools.prefill + decode_peers(config)))

@@ -22,6 +22,7 @@ from silva.serving.kv_folder import with_folder
 from silva.serving.memory import check_start
 from silva.serving.process_name import show_as
 from silva.serving.quotas import with_quotas
+from silva.serving.spread import check_model, check_settings
 
 if TYPE_CHECKING:
     from silva.models.language import LanguageConfig
@@ -69,6 +70,7 @@ def launch(
     if config.serve.colocated and config.serve.roles.auto:
         what = "one engine with both roles has no peers to move"
         raise ConfigError(what, where="serve.roles.auto", remedy="leave it or --colocated out")
+    check_settings(config.serve)
     check_start(config.serve)
     keys = [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
     admin_keys = _parsed(http.admin_keys, "--admin-key")
@@ -117,14 +119,19 @@ def _load_text(config: LaunchConfig, model: Path) -> LanguageText:
 def make_backend(
     config: LaunchConfig, model: Path, fail: Callable[[SilvaError], None]
 ) -> Front | Colocated:
-    """What computes, to be opened; imports torch. `fail`: see Front. Raises ModelError."""
+    """What computes, to be opened; imports torch. `fail`: see Front.
+
+    Raises ModelError, and ConfigError or ServingError for a model whose experts cannot be spread as
+    the settings say.
+    """
     from silva.models.checkpoint import open_checkpoint
     from silva.serving.colocated import Colocated
     from silva.serving.front import Front
 
-    serving = config.serve
+    serving, shape = config.serve, open_checkpoint(model).config
+    check_model(serving, shape)
     name, created = config.name or Path(config.model).stem, int(model.stat().st_mtime)
-    card = ModelCard(name, created, context_tokens(serving, open_checkpoint(model).config))
+    card = ModelCard(name, created, context_tokens(serving, shape))
     if serving.colocated:
         return Colocated(serving, model, [card])
     return Front(serving, model, [card], fail)

@@ -11,13 +11,14 @@ import torch
 from silva.control.slo import AIM
 from silva.control.state import Settings
 from silva.errors import ConfigError
-from silva.models.language import LanguageConfig
+from silva.models.language import LanguageConfig, LanguageModel
 from silva.models.language_loader import load_language_model
 from silva.models.tokenizer import TOKENIZER
 from silva.serving.config import ServeConfig
 from silva.serving.engine.engine import Engine, Listener
 from silva.serving.engine.grammar import Grammars
 from silva.serving.engine.kv import KVMemory, KVShape
+from silva.serving.spread import numerics
 
 
 def make_engine(
@@ -27,17 +28,20 @@ def make_engine(
     *,
     threads: int,
     memory: Callable[[int], memoryview] | None = None,
+    load: Callable[[Path, torch.dtype], LanguageModel] | None = None,
 ) -> Engine:
     """The engine over the model of a directory.
 
     threads  of this process's arithmetic; 0: as many as torch takes by itself
     memory   gives the bytes for keys and values, such as ones that others can read
+    load     gives the model of a directory; by default all of it is loaded here
 
     Raises ModelError, ConfigError, ServingError.
     """
     if threads:
         torch.set_num_threads(threads)
-    loaded = load_language_model(model, dtype=getattr(torch, config.dtype))
+    dtype = getattr(torch, config.dtype)
+    loaded = load(model, dtype) if load else load_language_model(model, dtype=dtype)
     shape = block_shape(config, loaded.config)
     blocks = shape.blocks_in(config.kv.peer_bytes)
     buffer = _had(blocks * shape.block_bytes, memory or _anonymous)
@@ -49,6 +53,7 @@ def make_engine(
         listener,
         grammars=Grammars(tokenizer, loaded.config.vocab_size, loaded.config.eos_ids),
         threads=threads or torch.get_num_threads(),
+        numerics=numerics(config),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from silva.errors import ConfigError
 from silva.serving.config import GIB, KvConfig, ServeConfig
+from silva.serving.spread import decode_peers
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -83,7 +84,8 @@ def check_memory(kv: KvConfig, *, computing: int, cache: int, room_bytes: int) -
 def check_start(config: ServeConfig) -> None:
     """ConfigError when the machine does not have what the peers of a configuration may take."""
     pools = config.pools
-    computing, cache = (1, 0) if config.colocated else (pools.prefill + pools.decode, pools.cache)
+    computing = pools.prefill + decode_peers(config)
+    computing, cache = (1, 0) if config.colocated else (computing, pools.cache)
     check_memory(config.kv, computing=computing, cache=cache, room_bytes=available_bytes())
 
 

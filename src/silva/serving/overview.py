@@ -56,6 +56,7 @@ def _peer(peer: Peer) -> PeerStatus:
         blocks_total=load.blocks_total,
         **spent(peer.counters),
         admission=peer.admission,
+        ranks=int(peer.counters.get("ranks", 0)),
     )
 
 

@@ -223,6 +223,10 @@ class Supervisor:
         )
         return sorted(wanted, key=lambda name: int(name.rsplit("-", 1)[1]))
 
+    def present(self) -> list[str]:
+        """All peers: those too that have no process, or are to leave."""
+        return list(self._children)
+
     def roles(self) -> Counter[Role]:
         """How many peers there are of each role: those too that have no process, or are to leave."""
         return Counter(child.role for child in self._children.values())

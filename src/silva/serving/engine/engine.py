@@ -121,9 +121,11 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         threads: int = 1,
         backend: Backend = "auto",
+        numerics: str = "",
     ) -> None:
         """`settings` must be of this memory; `clock` is that of the requests' `arrival_s`.
 
+        `numerics`: what, beside type and drafts, makes the values in blocks other ones.
         Without `grammars`, requests that have one are refused. Raises ValueError.
         """
         shape = memory.shape
@@ -132,7 +134,7 @@ class Engine:
         self.memory, self.listener, self.grammars = memory, listener, grammars
         self.state = State(settings)
         self.step_time = step_time or MeasuredStepTime()
-        numerics = str(model.dtype).removeprefix("torch.")
+        numerics = str(model.dtype).removeprefix("torch.") + numerics
         if settings.drafts:  # their layer is in the blocks too
             numerics += f" drafts={settings.drafts}"
         self.identity = CacheIdentity(model.digest, numerics, shape.block_tokens)

@@ -15,11 +15,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
+
+import torch
 
 from silva.control.admission import Admission
 from silva.control.request import Request, StoredBlock
 from silva.errors import ServingError
+from silva.models.language import LanguageModel
+from silva.models.language_loader import load_language_model
 from silva.serving.engine.engine import Listener, StepError
 from silva.serving.engine.grammar import Matcher
 from silva.serving.make_engine import make_engine
@@ -63,13 +68,18 @@ class ComputingPeer(Listener, ABC):
             exposed.append(self.transfer.allocate(size_bytes))
             return exposed[0].buffer
 
+        self.ray = Ray(address(start.folder, "hub"), start.identity)
         self.engine = make_engine(
-            start.config, start.model, self, threads=start.threads, memory=expose
+            start.config,
+            start.model,
+            self,
+            threads=start.threads,
+            memory=expose,
+            load=self.load_model,
         )
         self.memory, self.exposed = self.engine.memory, exposed[0]
         assert self.engine.grammars is not None
         self._compiler = Compiler(self.engine.grammars)
-        self.ray = Ray(address(start.folder, "hub"), start.identity)
         block_bytes = self.memory.shape.block_bytes
         self.cache = CacheClient(self.ray, self.transfer, self.exposed, block_bytes)
         self._offers = Offers(self.engine.state, self.cache)
@@ -85,15 +95,19 @@ class ComputingPeer(Listener, ABC):
         """Serve until told to stop."""
         self.ray.send(Hello(self.start.name, self.role, os.getpid(), load=self._load()))
         heart = Heart(self.start)
-        busy = False
+        busy = True  # a rank that has just joined others keeps them waiting
         while not self._stopping:
             heart.turn()
             for _, message in self.ray.receive(0.0 if busy else STATUS_S):
                 self._receive(message)
             self.proceed(time.monotonic())
-            busy = self.engine.step()
+            busy = self.compute()
             self._report()
         heart.close()
+        self.close()
+
+    def close(self) -> None:
+        """End what runs beside the loop."""
         self._compiler.close()
         self.cache.close()
         self.transfer.close()
@@ -189,6 +203,14 @@ class ComputingPeer(Listener, ABC):
     def stored(self, blocks: Sequence[StoredBlock]) -> None:
         """Full blocks go to the cache: of prompts, and of what was answered to them."""
         self._offers.add(blocks)
+
+    def load_model(self, folder: Path, dtype: torch.dtype) -> LanguageModel:
+        """What the engine computes with."""
+        return load_language_model(folder, dtype=dtype)
+
+    def compute(self) -> bool:
+        """One step; False when there is nothing to compute before something new is heard."""
+        return self.engine.step()
 
     @abstractmethod
     def take(self, message: AnyMessage) -> None:

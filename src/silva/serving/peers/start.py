@@ -37,6 +37,8 @@ class PeerStart:
     token: bytes
     threads: int
     log_level: int
+    rank: int = 0
+    """Of a decode peer among those that share experts."""
 
 
 def run(start: PeerStart, last_words: Connection) -> None:
