@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from silva.experts import futex
 pytestmark = pytest.mark.skipif(not futex.supported(), reason="needs Linux on x86-64")
 
 RANKS = 4
-SETTINGS = ("serve.experts.rebalance_s=0", "serve.experts.patience_s=100")
+SETTINGS = ("serve.experts.rebalance_s=0",)
+LONG, SHORT = "serve.experts.patience_s=100", "serve.experts.patience_s=6"
 STREAMS, TOKENS = 12, 64
 ASKED: list[dict[str, Any]] = [
     {
@@ -97,21 +99,33 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    folder = tmp_path_factory.mktemp("ranks")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks") / "model"
     changes = {"vocab_size": VOCABULARY, "max_position_embeddings": 256, "eos_token_id": None}
-    save_drafting(folder / "model", **changes)
-    save_tokenizer(folder / "model")
-    with (folder / "log").open("w") as log:
-        own = log.fileno()
-        command = Command(folder / "model", SETTINGS, lambda: os.dup2(own, 2), ep=RANKS)
+    save_drafting(folder, **changes)
+    return save_tokenizer(folder)
+
+
+@contextmanager
+def served(model: Path, log: Path, *settings: str) -> Iterator[Scene]:
+    """A server with all ranks; it has to end well and leave nothing behind."""
+    with log.open("w") as written:
+        own = written.fileno()
+        settings = (*SETTINGS, *settings)
+        command = Command(model, settings, lambda: os.dup2(own, 2), ep=RANKS)
     try:
-        yield Scene(command, folder / "log")
+        yield Scene(command, log)
         command.settled()
         assert command.stop() == 0
         assert command.left() == []
     finally:
         command.close()
+
+
+@pytest.fixture(scope="module")
+def scene(model: Path) -> Iterator[Scene]:
+    with served(model, model.with_name("log"), LONG) as scene:
+        yield scene
 
 
 def test_all_streams_are_read_as_in_calm(scene: Scene) -> None:
@@ -120,24 +134,25 @@ def test_all_streams_are_read_as_in_calm(scene: Scene) -> None:
     assert scene.ranks() == dict.fromkeys(scene.names(), RANKS)
 
 
-def test_nothing_is_lost_with_a_rank_and_another_takes_its_place(scene: Scene) -> None:
+@pytest.mark.parametrize("count", [1, 2], ids=["one", "so many that the others are too few"])
+def test_nothing_is_lost_with_ranks_and_others_take_their_places(scene: Scene, count: int) -> None:
     before, names = scene.counters(), scene.names()
     killed: list[int] = []
 
     def kill() -> None:
         scene.command.traces.note()
-        busy = [peer for peer in scene.peers() if peer["running"]]
-        victim = max(busy, key=lambda peer: peer["running"])
-        killed.append(names.index(victim["name"]))
-        os.kill(victim["pid"], signal.SIGKILL)
+        for victim in sorted(scene.peers(), key=lambda peer: -peer["running"])[:count]:
+            killed.append(names.index(victim["name"]))
+            os.kill(victim["pid"], signal.SIGKILL)
 
     assert scene.read(kill) == scene.calm
     scene.until(lambda: scene.ranks() == dict.fromkeys(names, RANKS))
     assert scene.read() == scene.calm
     after = scene.counters()
     assert after["failed"] == 0 and after["retries"] > before["retries"]
-    out = f"ranks {killed} are"
-    assert scene.logged(f"{out} out; the pass that noticed it took", f"{out} in again after")
+    if count == 1:
+        out = f"ranks {killed} are"
+        assert scene.logged(f"{out} out; the pass that noticed it took", f"{out} in again after")
 
 
 def test_one_rank_may_leave_and_another_come(scene: Scene) -> None:
@@ -155,3 +170,23 @@ def test_one_rank_may_leave_and_another_come(scene: Scene) -> None:
     scene.until(lambda: scene.ranks() == dict.fromkeys([*others, "decode-5"], RANKS))
     assert scene.read() == scene.calm
     assert scene.counters()["failed"] == 0
+
+
+def test_a_rank_that_was_taken_for_dead_ends_and_is_replaced(model: Path, tmp_path: Path) -> None:
+    with served(model, tmp_path / "log", SHORT) as scene:
+        names = scene.names()
+        stopped: list[int] = []
+
+        def stop() -> None:
+            victim = max(scene.peers(), key=lambda peer: peer["running"])
+            stopped.append(victim["pid"])
+            os.kill(victim["pid"], signal.SIGSTOP)
+
+        assert scene.read(stop) == scene.calm
+        assert RANKS - 1 in scene.ranks().values()
+        scene.command.traces.note()
+        os.kill(stopped[0], signal.SIGCONT)
+        scene.until(lambda: scene.ranks() == dict.fromkeys(names, RANKS))
+        assert scene.logged("this process ends: rank", "was taken for dead by")
+        assert stopped[0] not in [peer["pid"] for peer in scene.peers()]
+        assert scene.read() == scene.calm
