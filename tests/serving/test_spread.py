@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,6 +94,20 @@ def test_ranks_that_do_not_fit_the_model_are_refused(
     with pytest.raises(ConfigError, match=what) as caught:
         check_model(asked(ranks), shape(**changes))
     assert caught.value.where == "serve.experts.ranks"
+
+
+def test_a_directory_is_refused_before_it_is_converted(tmp_path: Path) -> None:
+    raw = {**TINY, "model_type": "deepseek_v3"}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    tree = {"model": str(tmp_path), "serve": {"experts": {"ranks": 3}}}
+
+    @contextmanager
+    def converted() -> Iterator[Path]:
+        pytest.fail("too early")
+        yield tmp_path
+
+    with pytest.raises(ConfigError, match="do not divide among 3 ranks"):
+        launch(build(LaunchConfig, tree, "test"), converted())
 
 
 def test_ranks_that_fit_the_model_are_let_through() -> None:

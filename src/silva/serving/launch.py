@@ -22,7 +22,7 @@ from silva.serving.kv_folder import with_folder
 from silva.serving.memory import check_start
 from silva.serving.process_name import show_as
 from silva.serving.quotas import with_quotas
-from silva.serving.spread import check_model, check_settings
+from silva.serving.spread import check_directory, check_model, check_settings
 
 if TYPE_CHECKING:
     from silva.models.language import LanguageConfig
@@ -71,6 +71,7 @@ def launch(
         what = "one engine with both roles has no peers to move"
         raise ConfigError(what, where="serve.roles.auto", remedy="leave it or --colocated out")
     check_settings(config.serve)
+    check_directory(config.serve, config.model)
     check_start(config.serve)
     keys = [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
     admin_keys = _parsed(http.admin_keys, "--admin-key")

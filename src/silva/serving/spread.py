@@ -7,7 +7,9 @@ model's shape.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from silva.errors import ConfigError
@@ -75,6 +77,16 @@ def check_settings(config: ServeConfig) -> None:
         what = f"a peer is ended when a step takes {config.stuck_s:g} s, so none waits as long"
         remedy = "set it below serve.stuck_s"
         raise ConfigError(what, where="serve.experts.patience_s", remedy=remedy)
+
+
+def check_directory(config: ServeConfig, model: str) -> None:
+    """`check_model` for the directory of a model, before its weights are converted."""
+    from silva.models.fetch import KNOWN
+    from silva.models.language_config import read_language_config
+
+    folder = os.path.expanduser(model)
+    if config.experts.ranks > 1 and model not in KNOWN and os.path.isdir(folder):
+        check_model(config, read_language_config(Path(folder)))
 
 
 def check_model(config: ServeConfig, model: LanguageConfig) -> None:

@@ -74,8 +74,7 @@ class DecodePeer(ComputingPeer):
             dtype=dtype,
             news=lambda: self.ray.call(lambda: None),
             patience_s=config.experts.patience_s,
-            # Who waits longer is ended, for this reason.
-            limit_s=config.start_s,
+            limit_s=config.start_s,  # who takes longer to serve is ended anyway
         )
         return self.ranked
 
