@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -151,33 +152,76 @@ async def storm(command: Command, victims: Sequence[str], dice: random.Random) -
                 return
 
     async with clients(command.url) as http, asyncio.timeout(WITHIN_S):
-        before = (await counted(http))["requests"]
-        streams = [asyncio.create_task(ask_on(client)) for client in range(STREAMS)]
-        try:
-            # All have asked; not all at one time, where the server is done sooner than they read.
-            while (now := await counted(http))["requests"] < before + STREAMS:
-                await asyncio.sleep(0.02)
-            for role in victims:
-                mark = now["tokens"] + dice.randrange(MOST_BETWEEN)
-                # Clients may read more slowly than the server speaks: until they have asked again.
-                while now["tokens"] < mark or under_way(now) < LEAST_UNDER_WAY:
-                    await asyncio.sleep(0.02)
-                    now = await counted(http)
-                found.streams_at_kills.append(under_way(now))
-                await kill(command, http, role, dice)
-                found.kills[role] += 1
-            over.set()
-            await asyncio.gather(*streams)
-        finally:
-            for stream in streams:
-                stream.cancel()
-            await asyncio.gather(*streams, return_exceptions=True)
+        with Admin(command.url) as admin:
+            before = admin.counters()["requests"]
+            streams = [asyncio.create_task(ask_on(client)) for client in range(STREAMS)]
+            try:
+                # In a thread: whoever reads so many streams answers nobody else in time.
+                await asyncio.to_thread(kill_all, command, admin, victims, dice, found, before)
+                over.set()
+                await asyncio.gather(*streams)
+            finally:
+                admin.give_up()
+                for stream in streams:
+                    stream.cancel()
+                await asyncio.gather(*streams, return_exceptions=True)
     return found
 
 
-async def counted(http: httpx.AsyncClient) -> dict[str, int]:
-    """The server's counters."""
-    return dict((await http.get("/admin/v1/status")).json()["counters"])
+class Admin:
+    """What the server says of itself, over one connection. TimeoutError once it is given up."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=WITHIN_S, trust_env=False)
+        self._end_s = time.monotonic() + WITHIN_S
+
+    def __enter__(self) -> Admin:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.close()
+
+    def give_up(self) -> None:
+        """Whoever still waits for something is to wait no longer."""
+        self._end_s = 0.0
+
+    def counters(self) -> dict[str, int]:
+        return dict(self._status()["counters"])
+
+    def pids(self, role: str, *states: str) -> list[int]:
+        """Processes of a role whose peers are in one of these states."""
+        peers = self._status()["peers"]
+        return [p["pid"] for p in peers if p["role"] == role and p["state"] in states]
+
+    def _status(self) -> dict[str, Any]:
+        if time.monotonic() > self._end_s:
+            raise TimeoutError("what the scene waits for has not come")
+        time.sleep(0.01)
+        return dict(self._http.get("/admin/v1/status").json())
+
+
+def kill_all(
+    command: Command,
+    admin: Admin,
+    victims: Sequence[str],
+    dice: random.Random,
+    found: Storm,
+    before: int,
+) -> None:
+    """Kill a peer of each role in `victims`, beginning when all streams were asked for since `before`
+    requests; into `found`.
+    """
+    # All have asked; not all at one time, where the server is done sooner than they read.
+    while (now := admin.counters())["requests"] < before + STREAMS:
+        pass
+    for role in victims:
+        mark = now["tokens"] + dice.randrange(MOST_BETWEEN)
+        # Clients may read more slowly than the server speaks: until they have asked again.
+        while now["tokens"] < mark or under_way(now) < LEAST_UNDER_WAY:
+            now = admin.counters()
+        found.streams_at_kills.append(under_way(now))
+        kill(command, admin, role, dice)
+        found.kills[role] += 1
 
 
 def under_way(counters: dict[str, int]) -> int:
@@ -185,17 +229,12 @@ def under_way(counters: dict[str, int]) -> int:
     return counters["requests"] - sum(counters[end] for end in ENDS)
 
 
-async def kill(command: Command, http: httpx.AsyncClient, role: str, dice: random.Random) -> None:
+def kill(command: Command, admin: Admin, role: str, dice: random.Random) -> None:
     """SIGKILL to a ready peer of a role, waiting for one; returns once the server has noticed."""
-
-    async def pids(*states: str) -> list[int]:
-        peers = (await http.get("/admin/v1/status")).json()["peers"]
-        return [p["pid"] for p in peers if p["role"] == role and p["state"] in states]
-
-    while not (ready := await pids("ready")):
-        await asyncio.sleep(0.02)
+    while not (ready := admin.pids(role, "ready")):
+        pass
     command.traces.note()
     victim = dice.choice(ready)
     os.kill(victim, signal.SIGKILL)
-    while victim in await pids("ready", "draining", "dead"):
-        await asyncio.sleep(0.01)
+    while victim in admin.pids(role, "ready", "draining", "dead"):
+        pass

@@ -64,7 +64,9 @@ def test_another_recipe_is_named_by_what_differs(tmp_path: Path) -> None:
         pytest.fail("nothing is read of it")
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), ValueError("x"), TypeError("x"), RuntimeError("x")])
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ValueError("x"), TypeError("x"), RuntimeError("x")]
+)
 def test_what_cannot_be_used_is_damage(tmp_path: Path, error: Exception) -> None:
     held, optimisers = model(1)
     write_checkpoint(tmp_path, held, optimisers, Recipe(), {})
