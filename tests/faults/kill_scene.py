@@ -13,10 +13,12 @@ import json
 import os
 import random
 import signal
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -131,6 +133,10 @@ class Storm:
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(POOLS, 0))
     streams_at_kills: list[int] = field(default_factory=list)
     """How many requests the server had under way just before each."""
+    before: int = 0
+    """Requests that the server had had when it began."""
+    over: threading.Event = field(default_factory=threading.Event)
+    """Whoever has read an answer asks no more."""
     heard: list[tuple[int, Heard]] = field(default_factory=list)
     """Which of `bodies` was asked, and what was read; in the order in which they were asked."""
 
@@ -141,24 +147,29 @@ class Storm:
 
 async def storm(command: Command, victims: Sequence[str], dice: random.Random) -> Storm:
     """Kill a peer of each role named in `victims` while STREAMS clients read; read all to the end."""
-    found, asked, over = Storm(), bodies(), asyncio.Event()
+    return await play(command, partial(kill_all, command, victims, dice))
+
+
+async def play(command: Command, act: Callable[[Admin, Storm], None]) -> Storm:
+    """`act` beside STREAMS clients, once all of them have asked; what they read to the end."""
+    found, asked = Storm(), bodies()
 
     async def ask_on(client: int) -> None:
         for number in itertools.count(client):
             heard = Heard()
             found.heard.append((number % DISTINCT, heard))
             await listen(http, asked[number % DISTINCT], heard)
-            if over.is_set() or heard.error:
+            if found.over.is_set() or heard.error:
                 return
 
     async with clients(command.url) as http, asyncio.timeout(WITHIN_S):
         with Admin(command.url) as admin:
-            before = admin.counters()["requests"]
+            found.before = admin.counters()["requests"]
             streams = [asyncio.create_task(ask_on(client)) for client in range(STREAMS)]
             try:
                 # In a thread: whoever reads so many streams answers nobody else in time.
-                await asyncio.to_thread(kill_all, command, admin, victims, dice, found, before)
-                over.set()
+                await asyncio.to_thread(begin, act, admin, found)
+                found.over.set()
                 await asyncio.gather(*streams)
             finally:
                 admin.give_up()
@@ -200,20 +211,18 @@ class Admin:
         return dict(self._http.get("/admin/v1/status").json())
 
 
-def kill_all(
-    command: Command,
-    admin: Admin,
-    victims: Sequence[str],
-    dice: random.Random,
-    found: Storm,
-    before: int,
-) -> None:
-    """Kill a peer of each role in `victims`, beginning when all streams were asked for since `before`
-    requests; into `found`.
-    """
-    # All have asked; not all at one time, where the server is done sooner than they read.
-    while (now := admin.counters())["requests"] < before + STREAMS:
+def begin(act: Callable[[Admin, Storm], None], admin: Admin, found: Storm) -> None:
+    """`act`, once all have asked: not all at one time, where the server is sooner done than they."""
+    while admin.counters()["requests"] < found.before + STREAMS:
         pass
+    act(admin, found)
+
+
+def kill_all(
+    command: Command, victims: Sequence[str], dice: random.Random, admin: Admin, found: Storm
+) -> None:
+    """Kill a peer of each role in `victims`; into `found`."""
+    now = admin.counters()
     for role in victims:
         mark = now["tokens"] + dice.randrange(MOST_BETWEEN)
         # Clients may read more slowly than the server speaks: until they have asked again.

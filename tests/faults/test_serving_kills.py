@@ -1,9 +1,13 @@
-"""`silva serve` under 200 streams over HTTP: peers are killed, clients leave; nothing is lost."""
+"""`silva serve` under 200 streams over HTTP: peers are killed or stopped, clients leave, a signal ends
+the server; nothing is lost.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +21,15 @@ from kill_scene import (
     POOLS,
     SETTINGS,
     STREAMS,
+    Admin,
     Heard,
+    Storm,
     bodies,
     clients,
     listen,
+    play,
     storm,
+    under_way,
     undisturbed,
 )
 from real_command import Command, blocks_used
@@ -67,6 +75,59 @@ def test_200_streams_are_whole_though_each_role_is_killed_five_times(command: Co
     assert command.traces.segments > 0
     assert command.stop() == 0
     assert command.left() == []
+
+
+def nothing_lost(command: Command, found: Storm, calm: list[Heard]) -> dict[str, int]:
+    """All streams are whole, all blocks free, and a server that is told to end leaves nothing."""
+    assert found.wrong(calm) == []
+    counters = command.settled()
+    assert counters["finished"] == DISTINCT + len(found.heard)
+    assert counters["failed"] == 0
+    assert command.stop() == 0
+    assert command.left() == []
+    return counters
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_200_streams_are_whole_though_a_peer_is_stopped_for_ten_seconds(
+    command: Command, role: str
+) -> None:
+    def stop(admin: Admin, found: Storm) -> None:
+        pid = admin.pids(role, "ready")[0]
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(10)
+        os.kill(pid, signal.SIGCONT)
+        while pid not in admin.pids(role, "ready"):
+            pass
+
+    calm = asyncio.run(undisturbed(command))
+    found = asyncio.run(play(command, stop))
+    counters = nothing_lost(command, found, calm)
+    assert counters["retries"] > 0
+    assert counters["cancelled"] == 0
+
+
+def test_200_streams_are_whole_though_the_server_is_told_to_end(model: Path) -> None:
+    command = Command(model, (*SETTINGS, "serve.grace_s=300"), **OPTIONS)
+
+    def end(admin: Admin, found: Storm) -> None:
+        found.over.set()
+        # No request is on its way any more: one that came later would be refused.
+        while (now := admin.counters())["requests"] < found.before + len(found.heard):
+            pass
+        found.streams_at_kills.append(under_way(now))
+        command.traces.note()
+        command.process.send_signal(signal.SIGTERM)
+
+    try:
+        calm = asyncio.run(undisturbed(command))
+        found = asyncio.run(play(command, end))
+        assert found.wrong(calm) == []
+        assert found.streams_at_kills[0] > 0
+        assert command.process.wait(60) == 0
+        assert command.left() == []
+    finally:
+        command.close()
 
 
 async def one_leaves(command: Command) -> float:
