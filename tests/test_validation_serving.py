@@ -294,7 +294,13 @@ def test_processor_time_is_that_of_the_threads_of_a_name() -> None:
     assert serving_throughput.seconds_of(os.getpid(), "silva-transfer") >= 0.04
     over.set()
     thread.join()
-    assert serving_throughput.seconds_of(os.getpid(), "silva-transfer") == 0
+    # The system may list a thread for a moment after it was joined.
+    end_s = time.monotonic() + 10
+    while (left := serving_throughput.seconds_of(os.getpid(), "silva-transfer")) and (
+        time.monotonic() < end_s
+    ):
+        time.sleep(0.01)
+    assert left == 0
 
 
 def test_a_full_load_is_looked_at_between_its_first_and_its_last_wave(

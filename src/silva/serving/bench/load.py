@@ -85,7 +85,9 @@ async def _worker(
 ) -> None:
     while timer.now_s() < until_s and (planned := next(requests, None)) is not None:
         body = encode(planned)
-        await _one(body, Outcome(planned, timer.now_s()), send, record)
+        due_s = timer.now_s()  # encoding may have taken until after the end
+        if due_s < until_s:
+            await _one(body, Outcome(planned, due_s), send, record)
 
 
 async def _one(body: bytes, outcome: Outcome, send: Send, record: Record) -> None:
