@@ -16,8 +16,9 @@ from silva.models.vit import ViT
 class FixedFeatures(threading.local):
     """`features_of` one model, which remembers the last answer of each thread.
 
-    One is enough, and no more is held: the passes of a client that trains alone follow each other in one thread. What was
-    asked is told by its content, since pairs come back as new tensors from every pass.
+    One is enough, and no more is held: the passes of a client that trains alone follow each other in
+    one thread. What was asked is told by its content, since pairs come back as new tensors from every
+    pass.
     """
 
     def __init__(self, model: ViT) -> None:
