@@ -126,6 +126,7 @@ def test_flags_override_the_file_and_sets_override_both(
         (["--wire", "pigeon"], "wire"),
         (["--transfer", "pigeon"], "transfer"),
         (["--dtype", "float8"], "dtype"),
+        (["--set", "serve.kernels=cuda"], "kernels"),
         (["--port", "70000"], "port"),
         (["--set", "serve.kv.blocks=3"], "blocks"),
         (["--set", "nothing"], "'nothing' is no setting"),

@@ -32,6 +32,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "chunked": {"step": {"chunk_tokens": 24, "most_running": 24}},
     "preempted": {"colocated": True, "step": {"chunk_tokens": 2048}},
     "tcp": {"transfer": "tcp"},
+    "portable": {"colocated": True, "kernels": "portable"},
 }
 
 

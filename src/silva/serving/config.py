@@ -104,6 +104,11 @@ class ServeConfig:
     colocated: bool = setting(False, help="one process for prefill and decode, no peers")
     transfer: str = setting("shm", help="how blocks move", choices=("shm", "tcp"))
     dtype: str = setting("float32", help="arithmetic", choices=("float32", "bfloat16"))
+    kernels: str = setting(
+        "auto",
+        help="attention to heads: compiled, in plain torch, or compiled where it was built",
+        choices=("auto", "native", "portable"),
+    )
     mtp: bool = setting(
         True, help="draft tokens, where a model brings a module for multi-token prediction"
     )

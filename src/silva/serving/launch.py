@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from silva.config import setting
 from silva.errors import ConfigError, SilvaError
+from silva.kernels.native import REMEDY, native_loaded
 from silva.models.text import LanguageText, load_text
 from silva.serving.api.app import create_app
 from silva.serving.api.keys import ApiKey, KeyRing, parse_key, read_keys
@@ -70,6 +71,8 @@ def launch(
     if config.serve.colocated and config.serve.roles.auto:
         what = "one engine with both roles has no peers to move"
         raise ConfigError(what, where="serve.roles.auto", remedy="leave it or --colocated out")
+    if config.serve.kernels == "native" and not native_loaded():
+        raise ConfigError("the native module was not built", where="serve.kernels", remedy=REMEDY)
     check_settings(config.serve)
     check_directory(config.serve, config.model)
     check_start(config.serve)

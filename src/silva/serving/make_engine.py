@@ -5,12 +5,14 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from silva.control.slo import AIM
 from silva.control.state import Settings
 from silva.errors import ConfigError
+from silva.kernels import Backend
 from silva.models.language import LanguageConfig, LanguageModel
 from silva.models.language_loader import load_language_model
 from silva.models.tokenizer import TOKENIZER
@@ -53,6 +55,7 @@ def make_engine(
         listener,
         grammars=Grammars(tokenizer, loaded.config.vocab_size, loaded.config.eos_ids),
         threads=threads or torch.get_num_threads(),
+        backend=cast(Backend, config.kernels),
         numerics=numerics(config),
     )
 
