@@ -222,3 +222,8 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
         "max": max(held),
         "values": held,
     }
+
+
+def ratio(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Of two spreads over the same repetitions: how many times the other, within each of them."""
+    return spread(a / b for a, b in zip(own["values"], other["values"], strict=True))

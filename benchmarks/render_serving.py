@@ -7,6 +7,7 @@ from pathlib import Path
 
 import common
 from gfm import MISSING, code, plain, provenance, table
+from serving import CONTINUOUS, GENERATE
 from serving_prefix import KINDS
 from tuning import Numbers
 
@@ -134,20 +135,26 @@ def start(content: Numbers) -> list[str]:
 def throughput(content: Numbers) -> list[str]:
     figures, load = content["figures"], content["load"]
     rows, steps = [], []
+    stocks = (GENERATE, CONTINUOUS)
+
+    def times(own: Numbers, stock: str) -> str:
+        """How many times what transformers does, as the claims have it."""
+        other = figures[stock].get("tokens_per_s")
+        return over(common.ratio(own, other), digits=2) if other else "-"
+
     for name, row in figures.items():
         if "error" in row:
-            rows.append((plain(name), plain(row["error"]), "-"))
+            rows.append((plain(name), plain(row["error"]), *("-" for _ in stocks)))
             continue
-        rows.append(
-            (plain(name), over(row["tokens_per_s"], digits=1), over(row["ratio"], digits=2))
-        )
+        own = row["tokens_per_s"]
+        rows.append((plain(name), over(own, digits=1), *(times(own, n) for n in stocks)))
         if "step" in row:
             step = row["step"]
             cells = (over(step["batch"], digits=1), over(step["step_s"], 1e3, 1))
             parts = ("model", "sampling", "policy", "transfer", "front", "overhead")
             cells += tuple(over(step[part], 100, 1) for part in parts)
             steps.append((plain(name), *cells))
-    heads = ("", "output tokens/s", "to transformers generate")
+    heads = ("", "output tokens/s", *(f"to {stock}" for stock in stocks))
     said = (
         f"Batch {load['batch']}, {load['requests']} requests of {load['prompt']} + "
         f"{load['answer']} tokens, {load['model']}, {content['repetitions']} repetitions."

@@ -28,6 +28,8 @@ from silva.reality.process import end_with_parent
 
 Numbers = dict[str, Any]
 SMOLLM2, STORIES = "smollm2", "stories260k"
+GENERATE, CONTINUOUS = "transformers, generate", "transformers, continuous batching"
+"""Its ways, as results name them."""
 START_S, STOP_S = 900.0, 120.0
 """A machine that does other things too is slow; whatever is timed is timed by itself."""
 WATCH_S = 0.5

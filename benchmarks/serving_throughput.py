@@ -28,7 +28,7 @@ from pathlib import Path
 import common
 import serving
 from overhead import profile_rows
-from serving import SMOLLM2, STORIES, Bench, Numbers
+from serving import CONTINUOUS, GENERATE, SMOLLM2, STORIES, Bench, Numbers
 
 from silva.serving.peers.cached import THREAD
 from silva.serving.process_name import shown
@@ -36,7 +36,9 @@ from silva.serving.process_name import shown
 SERVERS = {
     "silva, disaggregated": (),
     "silva, colocated": ("--colocated",),
+    "silva, colocated, portable": ("--colocated", "--set", "serve.kernels=portable"),
 }
+"""Portable: all arithmetic in plain torch."""
 HALF = {"silva, colocated, bfloat16": ("--colocated", "--dtype", "bfloat16")}
 """Where the processor has bfloat16; where it makes it of float32, a run would take hours."""
 LOAD: Numbers = {"model": SMOLLM2, "batch": 32, "requests": 64, "prompt": 64, "answer": 48}
@@ -273,8 +275,8 @@ def main() -> int:
             silva = Silva(server, load, steps)
             turns[name], split[name] = silva.turn, silva.steps
         stock = Stock(folder, load)
-        turns["transformers, generate"] = stock.generate
-        turns["transformers, continuous batching"] = stock.continuous
+        turns[GENERATE] = stock.generate
+        turns[CONTINUOUS] = stock.continuous
         for number in range(times):
             for name in list(turns)[:: -1 if number % 2 else 1]:
                 work = lambda t=turns[name], n=number: t(n)  # noqa: E731
@@ -294,11 +296,11 @@ def main() -> int:
 
 
 def content(found: dict[str, list[Numbers]], spent: dict[str, list[Numbers]]) -> Numbers:
-    """Throughputs, their ratios to `generate` within a repetition, and the shares of a step.
+    """Throughputs by name, and the shares of a step.
 
     found  turns by name, spent  what was spent in steps, by the names of silva's ways
     """
-    base = [row["tokens_per_s"] for row in found["transformers, generate"]]
+    base = common.spread(row["tokens_per_s"] for row in found[GENERATE])
     figures: Numbers = {}
     for name in sorted(found):
         rows = found[name]
@@ -306,12 +308,9 @@ def content(found: dict[str, list[Numbers]], spent: dict[str, list[Numbers]]) ->
         if None in values:
             figures[name] = {"error": next(row["error"] for row in rows if "error" in row)}
             continue
-        ratios = (own / other for own, other in zip(values, base, strict=True))
-        figures[name] = {"tokens_per_s": common.spread(values), "ratio": common.spread(ratios)}
-        print(
-            f"{name}: {figures[name]['tokens_per_s']['median']:.1f} tokens/s, "
-            f"{figures[name]['ratio']['median']:.2f} times generate"
-        )
+        figures[name] = {"tokens_per_s": (own := common.spread(values))}
+        times = common.ratio(own, base)["median"]
+        print(f"{name}: {own['median']:.1f} tokens/s, {times:.2f} times generate")
         if name in spent:
             figures[name]["step"] = step = shares(spent[name])
             parts = ", ".join(f"{part} {100 * step[part]['median']:.1f} %" for part in PARTS)
