@@ -10,12 +10,13 @@
 
 The model keeps nothing from step to step: latents are the `LatentAttend`'s part, experts the
 `ExpertExchange`'s. Attention comes in three stages so that ranks can share its work (down, heads,
-output): all but the middle one treat each token by itself.
+output): all but the middle one, the `HeadStage`, treat each token by itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,30 @@ class DeepseekWeights:
     drafts: tuple[DraftWeights, ...] = ()
 
 
+class HeadStage(Protocol):
+    """The stage of attention in which tokens meet: all heads in one place, or shared by ranks."""
+
+    def __call__(self, layer: int, weights: AttentionWeights, q: Tensor, latent: Tensor) -> Tensor:
+        """What all heads say to each token [tokens, heads * value_size].
+
+        q [tokens, q_rank], or [tokens, hidden_size] without a query latent; latent [tokens, rank +
+        rope], positions already applied to its last `rope` values.
+        """
+        ...
+
+
+class WholeHeads:
+    """A `HeadStage` with all heads in one place."""
+
+    def __init__(self, config: DeepseekConfig, rotation: Rotation, attend: LatentAttend) -> None:
+        """`rotation` of the step's tokens."""
+        self._config, self._rotation, self._attend = config, rotation, attend
+
+    def __call__(self, layer: int, weights: AttentionWeights, q: Tensor, latent: Tensor) -> Tensor:
+        made = queries(weights.q_up, q, self._rotation, self._config)
+        return self._attend(layer, made, latent, weights.heads).flatten(1)
+
+
 class Deepseek:
     """A frozen DeepSeek-shaped model: a `LanguageModel` whose memory is a `LatentAttend`.
 
@@ -119,11 +144,19 @@ class Deepseek:
 
     def hidden(self, tokens: Tensor, positions: Tensor, attend: LatentAttend) -> Tensor:
         """Normalised last hidden states [tokens, hidden_size]; tokens, positions: int64 [tokens]."""
+        rotation = self.rotation(positions)
+        return self.hidden_by(tokens, rotation, WholeHeads(self.config, rotation, attend))
+
+    def hidden_by(self, tokens: Tensor, rotation: Rotation, heads: HeadStage) -> Tensor:
+        """`hidden` of tokens whose heads may be elsewhere; `rotation` is that of these tokens."""
         x = F.embedding(tokens, self.weights.embedding)
-        rotation = rotation_at(positions, self.config.rope, self.config.rope_size, x.dtype)
         for n, layer in enumerate(self.weights.layers):
-            x = self._layer(n, layer, x, rotation, attend)
+            x = self._layer(n, layer, x, rotation, heads)
         return self._norm(x, self.weights.norm)
+
+    def rotation(self, positions: Tensor) -> Rotation:
+        """By which queries and keys at these positions are turned."""
+        return rotation_at(positions, self.config.rope, self.config.rope_size, self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, hidden_size] -> float32 [n, vocab_size]."""
@@ -137,20 +170,26 @@ class Deepseek:
         hidden: what `hidden` gave at `positions`; tokens: the ones that follow these, at
         ``positions + 1``. The module's latents lie in the layer after the model's, at `positions`.
         """
+        rotation = self.rotation(positions)
+        stage = WholeHeads(self.config, rotation, attend)
+        return self.draft_by(hidden, tokens, rotation, stage)
+
+    def draft_by(
+        self, hidden: Tensor, tokens: Tensor, rotation: Rotation, heads: HeadStage
+    ) -> Tensor:
+        """`draft` of tokens whose heads may be elsewhere; `rotation` is that of these tokens."""
         module = self.weights.drafts[0]
         known = self._norm(F.embedding(tokens, self.weights.embedding), module.token_norm)
         x = linear(torch.cat((known, self._norm(hidden, module.hidden_norm)), -1), module.project)
-        rotation = rotation_at(positions, self.config.rope, self.config.rope_size, x.dtype)
-        x = self._layer(self.config.layers, module.layer, x, rotation, attend)
+        x = self._layer(self.config.layers, module.layer, x, rotation, heads)
         return self._norm(x, module.norm)
 
     def _layer(
-        self, n: int, layer: LayerWeights, x: Tensor, rotation: Rotation, attend: LatentAttend
+        self, n: int, layer: LayerWeights, x: Tensor, rotation: Rotation, heads: HeadStage
     ) -> Tensor:
         attention = layer.attention
         q, latent = self._down(attention, self._norm(x, attention.norm), rotation)
-        mixed = attend(n, self._queries(attention, q, rotation), latent, attention.heads)
-        x = x + linear(mixed.flatten(1), attention.output)
+        x = x + linear(heads(n, attention, q, latent), attention.output)
         return x + self._mlp(n, layer, self._norm(x, layer.mlp_norm))
 
     def _down(
@@ -165,13 +204,6 @@ class Deepseek:
         position = rotate_pairs(kv[:, None, c.kv_rank :], rotation, c.interleaved)[:, 0]
         return q, torch.cat((_latent_norm(kv[:, : c.kv_rank], weights.kv_norm), position), dim=-1)
 
-    def _queries(self, weights: AttentionWeights, q: Tensor, rotation: Rotation) -> Tensor:
-        """Queries with positions applied [tokens, heads, nope_size + rope_size]."""
-        c = self.config
-        q = linear(q, weights.q_up).unflatten(-1, (-1, c.nope_size + c.rope_size))
-        turned = rotate_pairs(q[..., c.nope_size :], rotation, c.interleaved)
-        return torch.cat((q[..., : c.nope_size], turned), dim=-1)
-
     def _mlp(self, n: int, layer: LayerWeights, x: Tensor) -> Tensor:
         if layer.gate is None:
             return _swiglu(layer.mlp, x)
@@ -180,6 +212,13 @@ class Deepseek:
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
+
+
+def queries(up: Linear, q: Tensor, rotation: Rotation, c: DeepseekConfig) -> Tensor:
+    """Queries with positions applied [tokens, heads, nope_size + rope_size], of the heads in `up`."""
+    q = linear(q, up).unflatten(-1, (-1, c.nope_size + c.rope_size))
+    turned = rotate_pairs(q[..., c.nope_size :], rotation, c.interleaved)
+    return torch.cat((q[..., : c.nope_size], turned), dim=-1)
 
 
 def linear(x: Tensor, pieces: Linear) -> Tensor:
