@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from group_cases import generate, save_random
+from programs import printed
 
 from silva.experts import futex
 from silva.models.deepseek_loader import load_deepseek
@@ -42,17 +39,3 @@ def test_what_is_lost_with_ranks_comes_back(victims: tuple[int, ...], tmp_path: 
     assert all(set(range(16)) <= set(layer.ravel()) for layer in tables[0])
     assert (tables[0] >= 0).any(axis=(0, 2)).all()
     assert sorted(Path("/dev/shm").iterdir() if before else []) == before
-
-
-def printed(program: list[str], limit_s: float = 600.0) -> str:
-    """The last line of a Python program that has to end well; none of its processes is left."""
-    command = [sys.executable, *program]
-    kept = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, start_new_session=True, **kept) as process:
-        try:
-            said, errors = process.communicate(timeout=limit_s)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, errors
-    return said.splitlines()[-1]

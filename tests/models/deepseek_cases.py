@@ -10,10 +10,11 @@ from typing import Any
 import torch
 import transformers
 from deepseek_tiny import TINY
+from plain_latents import PlainLatents
 from safetensors.torch import load_file, save_file
 
 from silva.models.deepseek import Deepseek
-from silva.models.latent import Form, LatentHeads, attend_latents
+from silva.models.latent import Form
 
 YARN = {
     "rope_type": "yarn",
@@ -82,32 +83,6 @@ def save_hf(folder: Path, shape: str = "v3", **changes: Any) -> Path:
     """A directory with such a model."""
     random_hf(shape, **changes).save_pretrained(folder)
     return folder
-
-
-class PlainLatents:
-    """A `LatentAttend` over several sequences: latents in growing tensors."""
-
-    def __init__(self, form: Form = "auto") -> None:
-        self.form: Form = form
-        self.kept: dict[tuple[str, int], torch.Tensor] = {}
-        self._parts: list[tuple[str, int]] = []
-
-    def step(self, parts: Sequence[tuple[str, int]]) -> None:
-        """Sequence and number of tokens, in the order in which the step holds them."""
-        self._parts = list(parts)
-
-    def __call__(
-        self, layer: int, q: torch.Tensor, latent: torch.Tensor, heads: LatentHeads
-    ) -> torch.Tensor:
-        out, start = [], 0
-        for sequence, length in self._parts:
-            here = slice(start, start + length)
-            old = self.kept.get((sequence, layer))
-            kept = latent[here] if old is None else torch.cat([old, latent[here]])
-            self.kept[sequence, layer] = kept
-            out.append(attend_latents(q[here], kept, heads, self.form))
-            start += length
-        return torch.cat(out)
 
 
 def logits_in_steps(

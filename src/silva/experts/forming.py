@@ -13,7 +13,7 @@ from silva.errors import ConfigError, ServingError
 from silva.experts.board import MOST_RANKS, Board
 from silva.experts.group import RankGroup
 from silva.experts.meeting import Card, Meeting
-from silva.experts.memory import OwnMemory, PeerMemory
+from silva.experts.memory import Member, OwnMemory, PeerMemory
 from silva.experts.shape import GroupShape, Place
 from silva.experts.waiting import PATIENCE_S
 from silva.models.deepseek_loader import Shelf
@@ -58,17 +58,20 @@ def form(
     meeting: Meeting,
     shelf: Shelf,
     *,
+    trade: Member | None = None,
     news: Callable[[], None] = lambda: None,
     patience_s: float = PATIENCE_S,
     limit_s: float = FORM_S,
 ) -> RankGroup:
     """The group that `rank` belongs to, once it is complete, or once it has let this rank in.
 
+    `trade`: the memory of its trade, where it shares steps with others.
+
     Raises ServingError where the memory for it cannot be had, or that is not so within `limit_s`.
     """
     buffers = OwnMemory(rank, shape.buffers.total)
     board = OwnMemory(rank, shape.board.size)
-    card, own = Card(buffers.member, board.member), Board(board, shape.board)
+    card, own = Card(buffers.member, board.member, trade), Board(board, shape.board)
     meeting.show(card)
     end_s = time.monotonic() + limit_s
     while time.monotonic() < end_s:

@@ -25,6 +25,8 @@ class Card:
 
     buffers: Member
     board: Member
+    trade: Member | None = None
+    """Where a rank that shares steps with others is handed things (silva.experts.shared_trade)."""
     party: int = 0
     """A checksum of all cards that it would begin with; 0: some are missing."""
 

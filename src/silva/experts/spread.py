@@ -8,12 +8,16 @@ from pathlib import Path
 
 import torch
 
+from silva.experts.company import GroupCompany
 from silva.experts.forming import FORM_S, check_ranks, form, room_for
 from silva.experts.group import RankGroup
 from silva.experts.meeting import Meeting
+from silva.experts.memory import OwnMemory
 from silva.experts.ranked import RankedModel
 from silva.experts.shape import GroupShape, Pass
+from silva.experts.shared_trade import SharedTrade, TradeSizes
 from silva.experts.sizes import BufferSizes, Wire
+from silva.experts.stages import StagedModel, check_heads, gathered
 from silva.experts.waiting import PATIENCE_S
 from silva.models.deepseek_config import DeepseekConfig
 from silva.models.deepseek_loader import Shelf, load_spread
@@ -31,11 +35,18 @@ class Spread:
     """Tokens that a rank sends in one round; more go in further rounds."""
     rebalance_s: float = 60.0
     """Seconds between two looks at the load of the experts; 0: none."""
+    staged: bool = False
+    """Whether ranks share steps, by tokens and heads (silva.experts.stages), or have steps of their
+    own."""
 
 
 def group_shape(config: DeepseekConfig, dtype: torch.dtype, spread: Spread) -> GroupShape:
-    """Sizes of everything that ranks share. Raises ConfigError where experts do not divide."""
+    """Sizes of everything that ranks share. Raises ConfigError where experts do not divide, or a rank
+    that is to have heads of its own has none.
+    """
     check_ranks(config.experts, spread.ranks)
+    if spread.staged:
+        check_heads(config, spread.ranks)
     last = config.layers + config.drafts
     layers = [n for n in range(last) if config.has_experts(n)]
     return GroupShape(
@@ -57,6 +68,11 @@ def group_shape(config: DeepseekConfig, dtype: torch.dtype, spread: Spread) -> G
     )
 
 
+def trade_sizes(config: DeepseekConfig, dtype: torch.dtype, spread: Spread) -> TradeSizes:
+    """How large the memory of a trade is: latents of the local batch go in one round."""
+    return TradeSizes(spread.ranks, spread.local_batch * gathered(config) * dtype.itemsize)
+
+
 def load_ranked(
     folder: Path,
     rank: int,
@@ -74,12 +90,21 @@ def load_ranked(
     `news`: see `RankGroup`; `limit_s`: see `form`. Raises ModelError, ConfigError and ServingError.
     """
     found: list[RankGroup] = []
+    memory: list[OwnMemory] = []
 
     def joined(config: DeepseekConfig, shelf: Shelf) -> RankGroup:
         shape = group_shape(config, dtype, spread)
         waits = {"patience_s": patience_s, "limit_s": limit_s}
-        found.append(form(shape, rank, meeting, shelf, news=news, **waits))
+        if spread.staged:
+            memory.append(OwnMemory(rank, trade_sizes(config, dtype, spread).total))
+        trade = memory[0].member if memory else None
+        found.append(form(shape, rank, meeting, shelf, trade=trade, news=news, **waits))
         return found[0]
 
     model = load_spread(folder, joined, name=name, dtype=dtype)
-    return RankedModel(model, found[0])
+    if not memory:
+        return RankedModel(model, found[0])
+    company = GroupCompany(found[0], memory[0].member)
+    sizes = trade_sizes(model.config, dtype, spread)
+    trade = SharedTrade(sizes, memory[0], company, patience_s=patience_s)
+    return RankedModel(StagedModel(model, trade), found[0])
