@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
-from calls import done, refused
+from calls import done, refused, silva
 from fastapi.testclient import TestClient
 
 from silva.control.admission import Admission
@@ -51,6 +53,7 @@ class Peers:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.retries = 8
 
     async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
         raise UnavailableError("this one does not answer")
@@ -76,7 +79,7 @@ class Peers:
             ),
             pools={"cache": PoolStatus(1, 0), "decode": PoolStatus(1, 1, admission=ADMISSION)},
             cache=CacheStatus(objects=5, ram_bytes=7 << 20, disk_bytes=9 << 20, hits=3, misses=1),
-            counters={"retries": 8},
+            counters={"retries": self.retries},
         )
 
     async def scale(self, roles: Mapping[str, int]) -> None:
@@ -149,6 +152,40 @@ def test_status_as_a_table_and_as_json(peers: Peers, monkeypatch: pytest.MonkeyP
     assert status["peers"][1]["admission"]["batch"] == 17
     assert status["peers"][0]["admission"] is None
     assert status["counters"] == {"retries": 8}
+
+
+def test_watching_shows_every_change_until_ctrl_c(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}.items():
+        monkeypatch.setenv(name, value)  # a terminal: elsewhere the last page alone is printed
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+        peers.retries += 1
+
+    monkeypatch.setattr(time, "sleep", wait)
+    result = silva("status", "--watch")
+    assert result.exit_code == 130
+    pages = [int(number) for number in re.findall(r"retries (\d+)", result.stdout)]
+    assert list(dict.fromkeys(pages)) == [8, 9, 10]
+    assert result.stdout.count("decode-1") == len(pages)
+    assert waits == [1.0, 1.0, 1.0]
+    assert "interrupted" in result.stderr and result.stderr.count("\n") == 2
+
+
+def test_watching_ends_with_the_server(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> object:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(time, "sleep", lambda _: monkeypatch.setattr(httpx, "request", gone))
+    result = silva("status", "--watch")
+    assert result.exit_code == 2
+    assert "decode-1" in result.stdout
+    assert "no answer of a silva server (refused)" in result.stderr
 
 
 def test_verbs_reach_the_backend_and_show_the_status(peers: Peers) -> None:
