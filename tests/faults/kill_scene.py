@@ -45,27 +45,32 @@ _NAMES = ("Lily", "Tom", "Mia", "Ben", "Sue")
 _PLACES = ("in the park", "at home")
 
 
-def bodies() -> list[dict[str, Any]]:
-    """DISTINCT requests, every other one sampled from a seed of its own."""
-    texts = [
+def texts() -> list[str]:
+    """DISTINCT beginnings of a story."""
+    found = [
         f"Once upon a time, there was a {animal} named {name} who played {place}."
         for animal in _ANIMALS
         for name in _NAMES
         for place in _PLACES
     ]
-    assert len(texts) == DISTINCT
+    assert len(found) == DISTINCT
+    return found
+
+
+def bodies(tokens: int = TOKENS) -> list[dict[str, Any]]:
+    """DISTINCT requests, every other one sampled from a seed of its own."""
     return [
         {
             "model": "tiny",
             "prompt": text,
-            "max_tokens": TOKENS,
+            "max_tokens": tokens,
             "temperature": 0.8 * (number % 2),
             "seed": number,
             "stream": True,
             "ignore_eos": True,
             "return_token_ids": True,
         }
-        for number, text in enumerate(texts)
+        for number, text in enumerate(texts())
     ]
 
 
@@ -81,12 +86,23 @@ class Heard:
     error: str = ""
 
 
+class Apart(httpx.AsyncBaseTransport):
+    """A pool for each request: one with many connections is searched, for each of them, by each."""
+
+    def __init__(self) -> None:
+        self._plain = httpx.create_ssl_context(verify=False)
+        self._limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        pool = httpx.AsyncHTTPTransport(verify=self._plain, limits=self._limits)
+        return await pool.handle_async_request(request)
+
+
 @asynccontextmanager
 async def clients(url: str) -> AsyncIterator[httpx.AsyncClient]:
     """As many connections as there are requests; nothing is tried again on this side."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(
-        base_url=url, limits=limits, timeout=WITHIN_S, trust_env=False
+        base_url=url, transport=Apart(), timeout=WITHIN_S, trust_env=False
     ) as http:
         yield http
 
@@ -150,9 +166,17 @@ async def storm(command: Command, victims: Sequence[str], dice: random.Random) -
     return await play(command, partial(kill_all, command, victims, dice))
 
 
-async def play(command: Command, act: Callable[[Admin, Storm], None]) -> Storm:
-    """`act` beside STREAMS clients, once all of them have asked; what they read to the end."""
-    found, asked = Storm(), bodies()
+async def play(
+    command: Command,
+    act: Callable[[Admin, Storm], None],
+    *,
+    tokens: int = TOKENS,
+    whole: bool = True,
+) -> Storm:
+    """`act` beside STREAMS clients, once all of them have asked; what they read to the end, or until
+    `act` was over where that is not to be the `whole` answer.
+    """
+    found, asked = Storm(), bodies(tokens)
 
     async def ask_on(client: int) -> None:
         for number in itertools.count(client):
@@ -170,7 +194,8 @@ async def play(command: Command, act: Callable[[Admin, Storm], None]) -> Storm:
                 # In a thread: whoever reads so many streams answers nobody else in time.
                 await asyncio.to_thread(begin, act, admin, found)
                 found.over.set()
-                await asyncio.gather(*streams)
+                if whole:
+                    await asyncio.gather(*streams)
             finally:
                 admin.give_up()
                 for stream in streams:
@@ -197,14 +222,14 @@ class Admin:
         self._end_s = 0.0
 
     def counters(self) -> dict[str, int]:
-        return dict(self._status()["counters"])
+        return dict(self.status()["counters"])
 
     def pids(self, role: str, *states: str) -> list[int]:
         """Processes of a role whose peers are in one of these states."""
-        peers = self._status()["peers"]
+        peers = self.status()["peers"]
         return [p["pid"] for p in peers if p["role"] == role and p["state"] in states]
 
-    def _status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         if time.monotonic() > self._end_s:
             raise TimeoutError("what the scene waits for has not come")
         time.sleep(0.01)
