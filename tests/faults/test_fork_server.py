@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from serving_world import (
     all_ready,
     answer,
@@ -22,6 +23,7 @@ from serving_world import (
     settled,
 )
 
+from silva.serving import forked, supervisor
 from silva.serving.front import Front
 
 PROMPTS = prompts(6)
@@ -68,8 +70,12 @@ def test_nothing_is_lost_with_it(tmp_path: Path) -> None:
     run(scene())
 
 
-def test_one_that_is_stopped_keeps_nobody_waiting_for_ever(tmp_path: Path) -> None:
+def test_one_that_is_stopped_keeps_nobody_waiting_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = save_model(tmp_path / "model")
+    for module in (forked, supervisor):
+        monkeypatch.setattr(module, "CODE_S", 1.0)
 
     async def scene() -> None:
         async with server(settings(tmp_path / "kv"), model) as front:
@@ -86,7 +92,7 @@ def test_one_that_is_stopped_keeps_nobody_waiting_for_ever(tmp_path: Path) -> No
             fork_server().suspend()
             await kill(front, "decode")
             end_s = time.monotonic()
-        # three seconds to leave, five for the fork: with a limit of 300 s to serve
+        # three seconds to leave, one for the fork: with a limit of 300 s to serve
         assert time.monotonic() - end_s < front.config.start_s / 2
 
     run(scene())

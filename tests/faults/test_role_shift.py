@@ -96,7 +96,7 @@ def test_a_load_that_oscillates_quickly_moves_nobody(model: Path, tmp_path: Path
         async with server(config_of(tmp_path), model) as front:
             load = Load(front)
             busy: list[dict[str, float]] = []
-            end_s = time.monotonic() + 10 * WINDOW_S
+            end_s = time.monotonic() + 6 * WINDOW_S
             while time.monotonic() < end_s:
                 for kind in (LONG_PROMPT, SHORT_ANSWER):
                     phase_s = time.monotonic() + WINDOW_S / 2

@@ -31,7 +31,8 @@ from silva.serving.wire.messages import Tokens
 
 ROLES = ("prefill", "decode", "cache")
 KILLS = 5
-STOPPED_S = 10.0
+STOPPED_S = 5.0
+"""More than twice the silence after which a peer is no longer counted on."""
 REQUESTS = 200
 PROMPTS = prompts(20)
 
@@ -185,18 +186,5 @@ def test_a_drained_peer_finishes_and_leaves_and_roles_can_be_switched(
             }:
                 await asyncio.sleep(0.05)
             assert front.status().counters["retries"] == 0
-
-    run(scene())
-
-
-def test_both_transfers_serve_the_same(model: Path, tmp_path: Path) -> None:
-    async def scene() -> None:
-        heard = []
-        for transfer in ("shm", "tcp"):
-            config = settings(tmp_path / transfer, transfer=transfer)
-            async with server(config, model) as front:
-                heard.append(await answers(front, PROMPTS[:5]))
-        assert all(heard[0])
-        assert heard[0] == heard[1]
 
     run(scene())

@@ -60,9 +60,9 @@ def listen(url: str, asked: dict[str, Any], begun: threading.Barrier | None = No
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_load_loses_nothing(command: Command, sig: signal.Signals) -> None:
-    calm = [listen(command.url, body(prompt)) for prompt in PROMPTS]
     begun = threading.Barrier(len(PROMPTS) + 1)
     with ThreadPoolExecutor(len(PROMPTS)) as threads:
+        calm = list(threads.map(lambda prompt: listen(command.url, body(prompt)), PROMPTS))
         streams = [threads.submit(listen, command.url, body(p), begun) for p in PROMPTS]
         begun.wait(120)
         command.traces.note()

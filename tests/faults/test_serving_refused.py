@@ -78,7 +78,7 @@ def session(leader: int) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("how", [("--transfer", "shm"), ("--transfer", "tcp"), ("--colocated",)])
+@pytest.mark.parametrize("how", [(), ("--colocated",)])
 def test_memory_for_blocks(model: Path, scratch: Path, how: tuple[str, ...]) -> None:
     for much in TOO_MUCH:
         line = refused(model, scratch, "--kv", much, *how)
