@@ -56,6 +56,19 @@ def test_clients_that_differ_by_chance_alone_are_one_cluster(seed: int) -> None:
     assert group(matrix, PLAIN, rule="separation").k == 1
 
 
+def test_no_more_than_chance_is_found_among_clients_without_groups() -> None:
+    """One K of many is soon better than chance: what counts is the best of all."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(40):
+        points = rng.normal(size=(16, 64))
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+        matrix = 1 - points @ points.T
+        np.fill_diagonal(matrix, 0.0)
+        found.append(group(matrix, PLAIN, rule="separation").k)
+    assert sum(k > 1 for k in found) <= 2
+
+
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_a_given_K_is_obeyed(k: int) -> None:
     matrix, truth = planted((4,) * k)
@@ -74,6 +87,17 @@ def test_a_given_K_is_scored_by_how_far_its_clusters_are_apart() -> None:
 def test_a_K_that_cannot_be_is_an_error_with_the_range(k: int) -> None:
     with pytest.raises(RunError, match="choose 1 to 6"):
         group(planted((3, 3))[0], replace(PLAIN, k=k))
+
+
+def test_bounds_that_leave_no_K_are_an_error() -> None:
+    with pytest.raises(RunError, match="5 is more than k_max, 3"):
+        group(planted((3, 3))[0], replace(PLAIN, k_min=5, k_max=3), rule="separation")
+    found = group(planted((3, 3))[0], replace(PLAIN, k=2, k_min=5, k_max=3), rule="fixed")
+    assert found.k == 2
+
+
+def test_two_clients_may_be_told_to_be_two_clusters() -> None:
+    assert group(1.0 - np.eye(2), replace(PLAIN, k=2), rule="fixed").labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("rule", RULES)

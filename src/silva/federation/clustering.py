@@ -9,7 +9,7 @@ every rule, clusters that are too small join others, which may leave one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -49,19 +49,29 @@ def group(
 ) -> Grouping:
     """Cluster n clients by their distances [n, n] with `rule` (default: the configured one)."""
     n, rule = len(distances), rule or config.rule
-    if n < 3:
-        return Grouping(np.zeros(n, dtype=np.int64), np.zeros(n), [])
     k_min, k_max = _bounds(n, config)
-    if k_min > k_max:
+    if n >= 2:
+        refuse_impossible(replace(config, rule=rule), n)
+    if n < 2 or (rule != "fixed" and (n < 3 or k_min > k_max)):
         return Grouping(np.zeros(n, dtype=np.int64), np.zeros(n), [])
-    if rule == "fixed" and not 1 <= config.k <= n:
-        raise RunError(
-            f"cannot make {config.k} clusters of {n} clients",
-            where="clustering.k",
-            remedy=f"choose 1 to {n}",
-        )
     labels, eigenvalues, scores = _RULES[rule](distances, k_min, k_max, config.k, seed)
     return Grouping(_merge_small(labels, distances, config.min_size), eigenvalues, scores)
+
+
+def refuse_impossible(config: ClusteringConfig, clients: int) -> None:
+    """RunError when no number of clusters of so many clients is what the settings ask for."""
+    if config.rule == "fixed" and not 1 <= config.k <= clients:
+        raise RunError(
+            f"cannot make {config.k} clusters of {clients} training clients",
+            where="federation.clustering.k",
+            remedy=f"choose 1 to {clients}",
+        )
+    if config.rule != "fixed" and config.k_min > config.k_max:
+        raise RunError(
+            f"{config.k_min} is more than k_max, {config.k_max}",
+            where="federation.clustering.k_min",
+            remedy="choose k_min <= k_max; one cluster is always considered",
+        )
 
 
 def considered(n: int, config: ClusteringConfig) -> range:
@@ -71,7 +81,7 @@ def considered(n: int, config: ClusteringConfig) -> range:
 
 def _bounds(n: int, config: ClusteringConfig) -> tuple[int, int]:
     """The smallest and the largest K that a rule may choose for n clients."""
-    return max(config.k_min, 2), min(config.k_max, n - 1)
+    return config.k_min, min(config.k_max, n - 1)
 
 
 def _compared(n: int, k_min: int, k_max: int) -> range:
@@ -166,19 +176,19 @@ def _separation(distances: Matrix, k_min: int, k_max: int, _k: int, seed: int) -
     1 - d is an inner product (equation 8), so K separate clusters span K - 1 principal axes of the
     centred similarities. For each K, clients are cut by Ward's tree in the space of those axes; the
     score says by how many standard deviations the silhouette of the cut exceeds that of random
-    points in as many axes (as the gap statistic compares, Tibshirani et al., 2001). No silhouette
-    above what one cut of random points in a hundred has means K = 1. Labels are those of the cut
-    after moves of single clients by all similarities, of which K - 1 axes hold a part.
+    points in as many axes (as the gap statistic compares, Tibshirani et al., 2001). The best of so
+    many K must be better than the best of one set of random directions in a hundred, else K = 1.
+    Labels are those of the cut after moves of single clients by all similarities, of which K - 1
+    axes hold a part.
     """
     n = len(distances)
-    axes = _principal_axes(distances)
-    scores, best = [], (0.0, np.zeros(n, dtype=np.int64))
-    for k in _compared(n, k_min, k_max):
+    axes, ks = _principal_axes(distances), _compared(n, k_min, k_max)
+    scores, best = [], (chance_limit(n, ks), np.zeros(n, dtype=np.int64))
+    for k in ks:
         labels, silhouette = _cut_by(axes, k)
-        chance = chances(n, k)
-        score = (silhouette - chance.mean) / chance.deviation
+        score = chances(n, k).score(silhouette)
         scores.append((k, score))
-        if silhouette > chance.limit and score > best[0]:
+        if score > best[0]:
             best = (score, labels)
     labels = settled(1.0 - distances, best[1])
     return labels, _median_spectrum(distances)[0], scores
@@ -214,21 +224,43 @@ def _cut_apart(places: Matrix, k: int) -> tuple[NDArray[np.int64], float]:
 
 @dataclass(frozen=True)
 class Chance:
-    """Silhouettes of random points: mean, standard deviation, 99th percentile."""
+    """Silhouettes of random points: mean and standard deviation."""
 
     mean: float
     deviation: float
-    limit: float
+
+    def score(self, silhouette: float) -> float:
+        """By how many standard deviations a silhouette exceeds the mean."""
+        return (silhouette - self.mean) / self.deviation
 
 
 @cache
 def chances(n: int, k: int) -> Chance:
     """What cuts of n normal points in k - 1 axes into k clusters reach; remembered."""
     rng = np.random.default_rng(0)
-    draws = 100 if n <= 200 else 20
-    found = [_cut_apart(rng.normal(size=(n, k - 1)), k)[1] for _ in range(draws)]
-    deviation = max(float(np.std(found)), 1e-6)
-    return Chance(float(np.mean(found)), deviation, float(np.percentile(found, 99)))
+    found = [_cut_apart(rng.normal(size=(n, k - 1)), k)[1] for _ in range(_draws(n))]
+    return Chance(float(np.mean(found)), max(float(np.std(found)), 1e-6))
+
+
+@cache
+def chance_limit(n: int, ks: range) -> float:
+    """Score that the best K of n random directions exceeds once in a hundred times; remembered.
+
+    They go the whole way of clients, axes chosen among many and the best K of all, which finds more
+    than a cut of as many axes as it needs.
+    """
+    rng = np.random.default_rng(1)
+    best = []
+    for _ in range(_draws(n) if ks else 0):
+        points = rng.normal(size=(n, 2 * n))
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+        axes = _principal_axes(1.0 - points @ points.T)
+        best.append(max(chances(n, k).score(_cut_by(axes, k)[1]) for k in ks))
+    return float(np.percentile(best, 99)) if best else 0.0
+
+
+def _draws(n: int) -> int:
+    return 100 if n <= 200 else 20
 
 
 def _fixed(distances: Matrix, k_min: int, k_max: int, k: int, seed: int) -> Outcome:

@@ -97,8 +97,10 @@ class ClusteringConfig:
         help="how the number of clusters is chosen",
     )
     k: int = setting(0, low=0, high=100_000, help="number of clusters for the rule `fixed`")
-    k_min: int = setting(2, low=1, high=100_000, help="fewest clusters the rules consider")
-    k_max: int = setting(20, low=1, high=100_000, help="most clusters the rules consider")
+    k_min: int = setting(
+        2, low=2, high=100_000, help="fewest clusters the rules consider beside one"
+    )
+    k_max: int = setting(20, low=2, high=100_000, help="most clusters the rules consider")
     ema: float = setting(0.9, low=0.0, high=1.0, help="lambda, weight of the past in the EMA")
     skip_rounds: int = setting(
         2, low=0, high=1000, help="first rounds that the EMA of B leaves out"
