@@ -2,6 +2,7 @@
 
     state.json            stage, counters, labels, record; names the tensor file that belongs to it
     tensors-<n>.safetensors   pairs and heads of root and clusters, written where they changed
+    distances-<n>.safetensors   between clients, from which the clusters came
     clients/<index>.<kind>-<n>.safetensors   per-client state (bases, leaves, local heads)
 
 A file is never changed once `state.json` names it. A new state writes new files first and replaces
@@ -12,27 +13,36 @@ content.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from silva.adapters.files import sync
 from silva.adapters.tiers import Head, LoraPair
 from silva.errors import RunError
-from silva.federation.record import RunRecord
+from silva.federation.record import Clustering, RunRecord
+from silva.federation.state_files import (
+    canonical,
+    digest_of,
+    read_tensors,
+    refused,
+    replace_text,
+    sha256,
+    write_json,
+    write_tensors,
+)
 
-FORMAT = 2
+FORMAT = 3
 """Version of all that lies in the folder; a state of another one is refused. Before 2 the clients'
-running means did not count their rounds, and the run would go on to another result."""
+running means did not count their rounds, and the run would go on to another result; before 3 the
+distances between clients were part of every state."""
 SYNCS = 8
 """Files that are made durable at a time."""
 STAGES = ("root", "clustering", "cluster", "leaf", "unseen", "done")
@@ -66,33 +76,51 @@ class RunState:
         self.stage, self.round = stage, 0
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A file that states share for as long as its content does not change: its number and digest.
+
+    of: what the content was taken from, where that tells sooner that it is the same.
+    """
+
+    number: int = 0
+    digest: str = ""
+    of: object = None
+
+
 class RunFolder:
     """Reads and writes the state of one run; clients are known by number, never by name."""
 
     def __init__(self, path: Path, clients: list[str]) -> None:
         self.path = path
         self._index = {name: n for n, name in enumerate(clients)}
-        self._written = 0
-        self._held = ""  # digest of root and clusters in that file
+        self._kept = {"tensors": _Kept(), "distances": _Kept()}
         self._fresh: list[Path] = []
 
     def create(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder with the run's settings; RunError where it exists already."""
+        """Make the folder with the run's settings; RunError where something lies there already."""
         try:
-            self.path.mkdir(parents=True)
-        except FileExistsError:
+            self.path.mkdir(parents=True, exist_ok=True)
+            there = {entry.name for entry in self.path.iterdir()}
+        except OSError as error:
+            raise refused(error, self.path) from error
+        if "settings.json" in there:
             raise RunError(
                 "an unfinished run lies here",
                 where=self.path,
                 remedy="go on with --resume, or remove the folder",
-            ) from None
-        except OSError as error:
-            raise _refused(error, self.path) from error
+            )
+        if there - {"clients", "settings.tmp"}:  # these a kill leaves of this very function
+            raise RunError(
+                "something lies here that is no run",
+                where=self.path,
+                remedy="choose another --out, or remove the folder",
+            )
         try:
-            (self.path / "clients").mkdir()
+            (self.path / "clients").mkdir(exist_ok=True)
             write_json(self.path / "settings.json", settings)
         except OSError as error:
-            raise _refused(error, self.path) from error
+            raise refused(error, self.path) from error
 
     def save(self, state: RunState) -> None:
         """Write `state` as a whole; the previous state stays until the new one is complete.
@@ -104,14 +132,17 @@ class RunFolder:
             _pack(tensors, "root", state.root)
         for n, cluster in enumerate(state.clusters):
             _pack(tensors, f"cluster-{n}", cluster)
-        previous, digest = self._written, _digest(tensors)
-        number = previous if digest == self._held else previous + 1
-        if number != previous:
-            self._write(self._tensors(number), tensors, digest)
+        before = self._kept
+        now = {
+            "tensors": self._keep("tensors", tensors),
+            "distances": self._keep_distances(state.record.clustering),
+        }
+        record = state.record.as_dict()
+        (record["clustering"] or {}).pop("distances", None)
         groups = [t for t in (state.root, *state.clusters) if t is not None]
         content = {
             "format": FORMAT,
-            "tensors": number,
+            **{kind: kept.number for kind, kept in now.items()},
             "stage": state.stage,
             "round": state.round,
             "total_rounds": state.total_rounds,
@@ -119,16 +150,20 @@ class RunFolder:
             "clusters": len(state.clusters),
             "labels": state.labels,
             "files": state.files,
-            "record": state.record.as_dict(),
+            "record": record,
         }
         try:
             self._sync()
-            write_json(self.path / "state.json", {**content, "checksum": _checksum(content)})
+            text = canonical(content)
+            replace_text(
+                self.path / "state.json", f'{{"checksum":"{sha256(text)}","content":{text}}}'
+            )
         except OSError as error:
-            raise _refused(error, self.path) from error
-        self._written, self._held = number, digest
-        if number != previous:
-            self._tensors(previous).unlink(missing_ok=True)
+            raise refused(error, self.path) from error
+        self._kept = now
+        for kind, kept in before.items():
+            if kept.number != now[kind].number:
+                self._shared(kind, kept.number).unlink(missing_ok=True)
         self._drop_stale(state)
 
     def load(self) -> RunState:
@@ -138,17 +173,20 @@ class RunFolder:
         """
         path = self.path / "state.json"
         try:
-            data = json.loads(path.read_text())
-            if data.pop("checksum") != _checksum(data):
-                raise ValueError("its checksum does not match")
+            stored = json.loads(path.read_text())
+            data = stored.get("content", stored)  # before 3 they lay side by side
             if data["format"] != FORMAT:
                 raise RunError(
                     "the run was begun by another version of silva",
                     where=path,
                     remedy="remove the folder and start again",
                 )
-            tensors = _read_tensors(self._tensors(int(data["tensors"])))
-            self._written, self._held = int(data["tensors"]), _digest(tensors)
+            if stored["checksum"] != sha256(canonical(data)):
+                raise ValueError("its checksum does not match")
+            tensors = self._read_shared("tensors", int(data["tensors"]))
+            if data["record"]["clustering"]:
+                distances = self._read_shared("distances", int(data["distances"]))["all"]
+                data["record"]["clustering"]["distances"] = distances.tolist()
             state = RunState(
                 stage=data["stage"],
                 round=data["round"],
@@ -189,7 +227,7 @@ class RunFolder:
     def put(self, state: RunState, kind: str, client: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a new file of one client; it counts once `save` has named it."""
         number = state.files.get(kind, {}).get(client, -1) + 1
-        self._write(self._client_file(kind, client, number), tensors, _digest(tensors))
+        self._write(self._client_file(kind, client, number), tensors, digest_of(tensors))
         state.files.setdefault(kind, {})[client] = number
 
     def get(self, state: RunState, kind: str, client: str) -> dict[str, Tensor] | None:
@@ -199,7 +237,7 @@ class RunFolder:
             return None
         path = self._client_file(kind, client, number)
         try:
-            return _read_tensors(path)
+            return read_tensors(path)
         except (OSError, ValueError, SafetensorError) as error:
             raise RunError(
                 f"a client's saved state is damaged ({error})",
@@ -207,14 +245,35 @@ class RunFolder:
                 remedy="remove the run's folder and start again",
             ) from error
 
-    def _tensors(self, number: int) -> Path:
-        return self.path / f"tensors-{number}.safetensors"
+    def _keep(self, kind: str, tensors: Mapping[str, Tensor], of: object = None) -> _Kept:
+        """Write a new file of that kind unless the last one holds the same."""
+        kept, digest = self._kept[kind], digest_of(tensors)
+        if digest == kept.digest:
+            return kept
+        self._write(self._shared(kind, kept.number + 1), tensors, digest)
+        return _Kept(kept.number + 1, digest, of)
+
+    def _keep_distances(self, clustering: Clustering | None) -> _Kept:
+        """They come once, with the clustering: a record that is the last one's is not looked into."""
+        kept = self._kept["distances"]
+        if clustering is None or clustering is kept.of:
+            return kept
+        distances = torch.tensor(clustering.distances, dtype=torch.float64)
+        return self._keep("distances", {"all": distances}, clustering)
+
+    def _shared(self, kind: str, number: int) -> Path:
+        return self.path / f"{kind}-{number}.safetensors"
+
+    def _read_shared(self, kind: str, number: int) -> dict[str, Tensor]:
+        tensors = read_tensors(self._shared(kind, number))
+        self._kept[kind] = _Kept(number, digest_of(tensors))
+        return tensors
 
     def _client_file(self, kind: str, client: str, number: int) -> Path:
         return self.path / "clients" / f"{self._index[client]:06d}.{kind}-{number}.safetensors"
 
     def _write(self, path: Path, tensors: Mapping[str, Tensor], digest: str) -> None:
-        _write_tensors(path, tensors, digest)
+        write_tensors(path, tensors, digest)
         self._fresh.append(path)
 
     def _sync(self) -> None:
@@ -234,60 +293,6 @@ class RunFolder:
             for client, number in current.items():
                 if number > 0:
                     self._client_file(kind, client, number - 1).unlink(missing_ok=True)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Replace `path` by `data` as JSON, whole or not at all, and on the disk before returning."""
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("w") as stream:
-        json.dump(data, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    scratch.replace(path)
-    sync(path.parent)
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON content, the same before it is written and after it is read."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes, sorted by name."""
-    state = hashlib.sha256()
-    for name in sorted(tensors):
-        state.update(f"\n{name} {list(tensors[name].shape)}\n".encode())
-        state.update(tensors[name].contiguous().numpy().tobytes())
-    return state.hexdigest()
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], digest: str) -> None:
-    # Tiers may share a tensor (clusters start from one draw), which the format refuses.
-    own = {name: tensor.clone() for name, tensor in tensors.items()}
-    try:
-        save_file(own, path, metadata={"sha256": digest})
-    except (OSError, SafetensorError) as error:
-        raise _refused(error, path) from error
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Inverse of `_write_tensors`; ValueError when the content is not what was written."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if (file.metadata() or {}).get("sha256") != _digest(tensors):
-            raise ValueError(f"{path.name}: its checksum does not match")
-    return tensors
-
-
-def _refused(error: Exception, where: Path) -> RunError:
-    """What a full disk or a folder without permission means to the user."""
-    reason = getattr(error, "strerror", None) or str(error)
-    return RunError(
-        f"the run's state cannot be written ({reason})",
-        where=where,
-        remedy="free space or mend the permissions; go on with --resume where there is a run",
-    )
 
 
 def pack_pairs(pairs: Mapping[str, LoraPair]) -> dict[str, Tensor]:
