@@ -108,12 +108,26 @@ def test_interrupted_run_goes_on(files: dict[str, Path], monkeypatch: pytest.Mon
     assert (files["--out"] / "model.safetensors").read_bytes() == expected
 
 
-def test_output_that_exists(files: dict[str, Path]) -> None:
+@pytest.mark.parametrize("name", ["config.json", "letters.txt"])
+def test_output_that_exists(files: dict[str, Path], name: str) -> None:
     files["--out"].mkdir()
-    (files["--out"] / "config.json").write_text("{}")
+    (files["--out"] / name).write_text("{}")
     result = run(files)
     assert isinstance(result.exception, SilvaError)
     assert "--out" in str(result.exception)
+
+
+def test_a_place_that_cannot_be_is_refused_before_the_first_step(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from silva.pretraining import train
+
+    monkeypatch.setattr(train._Run, "epoch", lambda *_: pytest.fail("it trained"))
+    (tmp_path / "file").write_text("")
+    files["--out"] = tmp_path / "file" / "model"
+    result = run(files)
+    assert isinstance(result.exception, SilvaError)
+    assert "choose another --out" in str(result.exception)
 
 
 def test_unknown_setting(files: dict[str, Path]) -> None:

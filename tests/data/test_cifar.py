@@ -79,19 +79,20 @@ def test_superclasses_as_labels(tmp_path: Path) -> None:
 def test_cifar_10(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
-    for name, rows in (("data_batch_1", slice(0, 2)), ("data_batch_2", slice(2, 4))):
-        batch = {b"data": IMAGES[rows], b"labels": [0, 1]}
-        (folder / name).write_bytes(pickle.dumps(batch))
-    batch = {b"data": IMAGES[4:], b"labels": [1, 0]}
+    for n in range(5):
+        batch = {b"data": IMAGES[n : n + 1], b"labels": [n % 2]}
+        (folder / f"data_batch_{n + 1}").write_bytes(pickle.dumps(batch))
+    batch = {b"data": IMAGES[4:6], b"labels": [1, 0]}
     (folder / "test_batch").write_bytes(pickle.dumps(batch))
     (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"plane", b"car"]}))
     found = read_cifar(folder)
     assert found.class_names == ("plane", "car")
-    assert found.labels.tolist() == [0, 1, 0, 1, 1, 0]
+    assert found.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
     assert found.title == "CIFAR-10"
-    (folder / "test_batch").unlink()
-    with pytest.raises(DataError, match="no 'test_batch'"):
-        read_cifar(folder)
+    for missing in ("test_batch", "data_batch_5"):
+        (folder / missing).unlink()
+        with pytest.raises(DataError, match=f"no '{missing}'"):
+            read_cifar(folder)
 
 
 class Hostile:

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from silva.pretraining.config import PretrainConfig
     from silva.pretraining.train import LabelledImages, Pretrained
 
-RESERVED = ("config.json", "model.safetensors")
-"""Files of a model directory: an output directory that has one is finished already."""
-
 HELD_OUT = 0.1
 """Share of the images that measure accuracy where the data set comes without a split."""
 
@@ -28,6 +25,8 @@ def _pretrain(
     config: Annotated[Path, typer.Option(help="Recipe, see recipes/pretrain/.")],
     data: Annotated[str, typer.Option(help="Images: file, folder or known name; or texts.")],
     out: Annotated[Path, typer.Option(help="Model directory to write.")],
+    split: Annotated[str, typer.Option(help="Train/test column or share, of images.")] = "",
+    labels: Annotated[str, typer.Option(help="Label column or folder levels, of images.")] = "",
     threads: Annotated[int, typer.Option(min=0, max=1024, help="Threads; 0: torch decides.")] = 0,
 ) -> None:
     """Train a backbone from scratch; the same command resumes an interrupted run.
@@ -52,7 +51,7 @@ def _pretrain(
         pretrain_language(table, config, Path(data), out, console)
         return
     recipe = build(PretrainConfig, table, str(config))
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, split=split, labels=labels)
     train, held_out = _tensors(dataset, recipe)
     state = out.with_name(out.name + ".run")
     try:
@@ -68,13 +67,13 @@ def _pretrain(
 
 
 def _check_out(out: Path) -> None:
-    """RunError for a directory that is finished; one whose run is still there was being written."""
+    """RunError where something lies; a directory whose run is still there was being written."""
     from silva.errors import RunError
     from silva.pretraining.checkpoint import FILE
 
     if (out.with_name(out.name + ".run") / FILE).is_file() and not out.is_file():
         return
-    if (out.exists() and not out.is_dir()) or any((out / name).exists() for name in RESERVED):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError("is there already", where=out, remedy="choose another --out")
 
 

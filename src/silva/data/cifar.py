@@ -138,8 +138,8 @@ def _cifar100(files: Mapping[str, bytes], path: Path, split: str, labels: str) -
 
 
 def _cifar10(files: Mapping[str, bytes], path: Path, split: str, labels: str) -> ImageDataset:
-    batches = sorted(name for name in files if name.startswith("data_batch_"))
-    _complete(files, [f"data_batch_{i + 1}" for i in range(len(batches))] + ["test_batch"], path)
+    batches = [f"data_batch_{i + 1}" for i in range(5)]
+    _complete(files, [*batches, "test_batch"], path)
     tables = [read_table(files[name], f"{path}: {name}") for name in [*batches, "test_batch"]]
     meta = read_table(files["batches.meta"], f"{path}: meta") if "batches.meta" in files else {}
     columns = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,6 +26,20 @@ MODEL = "model."
 """What the names of a model's tensors begin with, beside those of optimisers."""
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run before there is anything to lose; RunError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"the run cannot be kept there ({error.strerror})",
+            where=folder,
+            remedy="choose another --out, or mend its permissions",
+        ) from error
+
+
 def write_checkpoint(
     folder: Path,
     tensors: Mapping[str, Tensor],
@@ -36,7 +51,6 @@ def write_checkpoint(
 
     tensors are the model's, config is the recipe (a dataclass), about whatever else is to be known.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / "checkpoint.tmp"
     held = {f"{MODEL}{name}": tensor.detach() for name, tensor in tensors.items()}
     held |= _packed(optimisers)

@@ -25,7 +25,7 @@ from silva.models.backbone import Backbone
 from silva.models.threads import one_thread_each
 from silva.models.vit import ViT, ViTConfig
 from silva.pretraining.augment import augment, cutmix
-from silva.pretraining.checkpoint import FILE, read_checkpoint, write_checkpoint
+from silva.pretraining.checkpoint import FILE, make_folder, read_checkpoint, write_checkpoint
 from silva.pretraining.config import PretrainConfig
 from silva.pretraining.initialise import initialise, whiten_patches
 from silva.pretraining.muon import Muon
@@ -225,6 +225,7 @@ def _finish(
 ) -> None:
     """Every epoch that is left, each followed by a checkpoint."""
     config = run.config
+    make_folder(folder)
     if (folder / FILE).exists():
         run.load(folder)
     for number in range(len(run.curve), config.epochs):

@@ -28,7 +28,7 @@ from silva.models.deepseek_config import DeepseekConfig, deepseek_config
 from silva.models.deepseek_tensors import CORRECTION
 from silva.models.latent import CausalLatents
 from silva.models.threads import one_thread_each
-from silva.pretraining.checkpoint import FILE, read_checkpoint, write_checkpoint
+from silva.pretraining.checkpoint import FILE, make_folder, read_checkpoint, write_checkpoint
 from silva.pretraining.language.config import LanguageRecipe
 from silva.pretraining.language.model import CountedExperts, assemble, balance, initial
 from silva.pretraining.muon import Muon
@@ -200,6 +200,7 @@ def pretrain(
     """
     with one_thread_each(torch.get_num_threads()) as pool:
         run = Run(config, tokens, pool)
+        make_folder(folder)
         if (folder / FILE).exists():
             run.load(folder)
         started, recent = time.perf_counter(), []
