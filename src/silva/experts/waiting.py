@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from silva.errors import ServingError
 from silva.experts.flags import Flags
 
 LOOK_S = 0.05
@@ -24,7 +25,8 @@ def await_all(
 ) -> set[int]:
     """Sleep until the words of all ranks, given by address, are `number`; the ranks that died first.
 
-    `check` is given those that are late, now and then: what it raises ends the waiting.
+    `check` is given those that are late, now and then: the ServingError that it raises ends the
+    waiting, unless some of these words have come meanwhile.
     """
     late, dead, gone = list(words), set[int](), set[int]()
     deadline_s = time.monotonic() + patience_s
@@ -34,8 +36,15 @@ def await_all(
         # Only now that the words were looked at again: what a rank wrote before it died counts.
         dead |= gone & set(late)
         late = [rank for rank in late if rank not in dead]
-        if late:
-            check(late)
+        try:
+            if late:
+                check(late)
+        except ServingError:
+            # What a rank wrote before it went on counts, too.
+            places = flags.missing([words[rank] for rank in late], number, 0.0)
+            if len(places) == len(late):
+                raise
+            late = [late[place] for place in places]
         tired = time.monotonic() > deadline_s
         gone = {rank for rank in late if tired or not alive(rank)}
     return dead
