@@ -27,6 +27,8 @@ from silva.models import deepseek_tensors
 from silva.models.deepseek_config import deepseek_config
 from silva.models.latent import LatentHeads, attend_latents
 
+PATIENCE_S = 100.0
+"""Ranks here end without having to be waited for; a slow machine should not look like that."""
 TIE = 1e-4
 """Of two logits that are so near either may come out first."""
 
@@ -100,7 +102,8 @@ def run_group(
     def run(rank: int) -> Any:
         try:
             meeting = Meeting(folder, spread.ranks)
-            ranked = load_ranked(model, rank, spread, meeting, news=news[rank].set)
+            given = {"news": news[rank].set, "patience_s": PATIENCE_S}
+            ranked = load_ranked(model, rank, spread, meeting, **given)
             watch(ranked.group, gone)
             with closing(ranked.group):
                 return take_part(rank, ranked)
@@ -134,7 +137,7 @@ def run_group(
 
 def watch(group: RankGroup, gone: set[int]) -> None:
     """Let ranks that are threads of this process end as processes do: those in `gone` have."""
-    for memories in (group._watched, group.exchange._peers):
+    for memories in (group._watched, *(lane._peers for lane in group.exchange.lanes)):
         for rank, memory in memories.items():
             memory.alive = lambda rank=rank: rank not in gone
 

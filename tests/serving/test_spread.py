@@ -33,8 +33,9 @@ def asked(ranks: int, **experts: Any) -> ServeConfig:
 
 
 def test_settings_become_a_spread() -> None:
-    config = asked(4, wire="int8", redundant=2, rebalance_s=0.0)
-    assert spread_of(config) == Spread(4, 2, "int8", 64, 0.0)
+    config = asked(4, wire="int8", redundant=2, rebalance_s=0.0, overlap="off")
+    assert spread_of(config) == Spread(4, 2, "int8", 64, 0.0, "off")
+    assert spread_of(asked(4)) == Spread(4)
     assert decode_peers(config) == 4
     assert decode_peers(build(ServeConfig, {"pools": {"decode": 3}}, "test")) == 3
 

@@ -50,6 +50,12 @@ class Vote(NamedTuple):
     """From the rank that leads: one more than the rank that joins after this vote; 0: none."""
     member: int = 0
     """A checksum of the card of who joins."""
+    tokens: int = 0
+    """What the rank has for the pass that it wants."""
+    halves: int = 0
+    """1: it can split them in two halves."""
+    split: int = 0
+    """From the rank that leads: which passes are split, a bit for each size (`split_bit`)."""
 
     def words(self) -> list[int]:
         """As they are written."""

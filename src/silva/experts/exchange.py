@@ -30,7 +30,7 @@ from silva.experts import wire
 from silva.experts.flags import flags_for
 from silva.experts.layout import Layout, Topic
 from silva.experts.memory import Member, Memory, OwnMemory, PeerMemory
-from silva.experts.moves import make_moves
+from silva.experts.moves import MakeMoves, make_moves
 from silva.experts.routes import Routes
 from silva.experts.sent import Sent
 from silva.experts.sizes import BufferSizes
@@ -55,6 +55,15 @@ class Traffic:
     combine_bytes: int = 0
 
 
+class Round(NamedTuple):
+    """A round of which this rank has not had the answers yet."""
+
+    topic: Topic
+    sent: Sent
+    weights: Tensor
+    """Of the answers, float32 [tokens, top_k]."""
+
+
 class _Came(NamedTuple):
     """Tokens that came in a round."""
 
@@ -75,7 +84,7 @@ class SharedExchange:
     """An `ExpertExchange` (silva.models.experts) over ranks on one machine. For one thread.
 
     All ranks call it for the same layers in the same order. Two exchanges over memory of their own
-    are two lanes, in which rounds can overlap.
+    are two lanes, in which rounds can overlap (silva.experts.lanes): `begin`, `serve`, `end`.
     """
 
     def __init__(
@@ -91,15 +100,19 @@ class SharedExchange:
         patience_s: float = PATIENCE_S,
         run: Run = run_sorted,
         backend: Backend = "auto",
+        at: int = 0,
+        whole: int | None = None,
     ) -> None:
         """`members` of all ranks in order, the `dead` left out or not; `experts` of this rank and
-        `slots` [ranks, slots] of all ranks by layer; `total` experts in a layer. Raises ServingError
-        when a rank is gone or has other buffers, ValueError where `experts` are not those of the
-        slots or of the buffers.
+        `slots` [ranks, slots] of all ranks by layer; `total` experts in a layer. The buffers begin
+        `at` bytes after the beginning of a rank's memory, which has `whole` bytes where there is
+        more in it. Raises ServingError when a rank is gone or has other buffers, ValueError where
+        `experts` are not those of the slots or of the buffers.
         """
         wire.check(sizes)
         self.dead = set(dead)
-        _check_members(members, sizes, self.dead)
+        self._at, self._whole = at, sizes.total if whole is None else whole
+        _check_members(members, sizes.ranks, self._whole, self.dead)
         self.sizes, self.rank, self.traffic = sizes, memory.member.rank, Traffic()
         self._total, self._patience_s, self._run = total, patience_s, run
         self._dtype = next(iter(experts.values())).gate_up.dtype
@@ -108,10 +121,13 @@ class SharedExchange:
         others = [m for m in members if m.rank not in {self.rank, *self.dead}]
         self._peers = {m.rank: PeerMemory(m) for m in others}
         memories: dict[int, Memory] = {self.rank: memory, **self._peers}
-        self._layouts = {n: Layout(m, sizes, self._dtype) for n, m in memories.items()}
+        self._layouts = {n: Layout(m, sizes, self._dtype, at) for n, m in memories.items()}
         self._mine = self._layouts[self.rank]
         self._flags = flags_for(backend)
-        self._moves = make_moves(backend, self.rank, self._layouts, sizes, self._dtype)
+        self._backend: Backend = backend
+        self.rewire(make_moves)
+        self.lost: Callable[[Collection[int]], object] = lambda ranks: None
+        """Told of ranks that died in a round, once they are excluded."""
         self.gone_on: Callable[[int], bool] = lambda rank: False
         """Whether a rank has left the present pass, so that nothing of it will come any more."""
         self._routes: dict[int, Routes] = {}
@@ -131,8 +147,9 @@ class SharedExchange:
         while True:
             some = slice(at, at + self.sizes.local_batch)
             at += self.sizes.local_batch
-            sent = self._dispatch(layer, x[some], experts[some], more=at < len(x))
-            others_go_on = self._serve(layer)
+            topic = self._topics[layer]._replace(more=at < len(x))
+            sent = self._dispatch(topic, x[some], experts[some])
+            others_go_on = self._serve(topic)
             made, lacks = self._combine(sent, weights[some])
             parts.append(made.to(x.dtype))
             missing.append(lacks)
@@ -140,6 +157,27 @@ class SharedExchange:
                 break
         self._note(torch.cat(missing)[: len(x)])
         return torch.cat(parts)[: len(x)]
+
+    def begin(self, layer: int, x: Tensor, experts: Tensor, weights: Tensor) -> Round:
+        """The same in three steps, of half a pass: tokens are on their way after this one.
+
+        All ranks take these steps, with at most as many tokens as go in one round, or ValueError.
+        """
+        self._check(x, experts, weights)
+        if len(x) > self.sizes.local_batch:
+            raise ValueError(f"{len(x)} tokens do not go in one round")
+        topic = self._topics[layer]._replace(half=True)
+        return Round(topic, self._dispatch(topic, x, experts), weights)
+
+    def serve(self, begun: Round) -> None:
+        """The second step: run this rank's experts on what came."""
+        self._serve(begun.topic)
+
+    def end(self, begun: Round) -> Tensor:
+        """The last step: the weighted sums [tokens, hidden_size]."""
+        made, lacks = self._combine(begun.sent, begun.weights)
+        self._note(lacks)
+        return made.to(self._dtype)
 
     def _check(self, x: Tensor, experts: Tensor, weights: Tensor) -> None:
         """Raise ValueError where these do not fit the buffers or each other."""
@@ -185,11 +223,11 @@ class SharedExchange:
 
         Raises ServingError when it is gone already, or has other buffers.
         """
-        if member.size != self.sizes.total or member.rank not in self.dead:
+        if member.size != self._whole or member.rank not in self.dead:
             raise ServingError(f"rank {member.rank} cannot join the exchange as it is")
         peer = PeerMemory(member)
         self._peers[member.rank] = peer
-        self._layouts[member.rank] = Layout(peer, self.sizes, self._dtype)
+        self._layouts[member.rank] = Layout(peer, self.sizes, self._dtype, self._at)
         self._mine.forgive(member.rank)
         self.dead.discard(member.rank)
         self._routes.clear()
@@ -207,6 +245,10 @@ class SharedExchange:
     def resume(self, number: int) -> None:
         """Go on after round `number`, as all ranks do, between two passes."""
         self._round = number
+
+    def rewire(self, make: MakeMoves) -> None:
+        """From now on what this rank sends goes another way, such as silva.experts.delayed."""
+        self._moves = make(self._backend, self.rank, self._layouts, self.sizes, self._dtype)
 
     def rebalance(
         self, layer: int, slots: NDArray[np.integer], experts: ExpertWeights | None = None
@@ -242,19 +284,19 @@ class SharedExchange:
     def _alive(self) -> list[int]:
         return [rank for rank in range(self.sizes.ranks) if rank not in self.dead]
 
-    def _dispatch(self, layer: int, x: Tensor, experts: Tensor, *, more: bool) -> Sent:
+    def _dispatch(self, topic: Topic, x: Tensor, experts: Tensor) -> Sent:
         """Write tokens x into the memory of the ranks that hold their experts."""
         self._round += 1
-        topic = self._topics[layer]._replace(more=more)
-        sent = self._moves.send(self._alive(), self._round, topic, x, experts, self._route(layer))
+        routes = self._route(topic.layer)
+        sent = self._moves.send(self._alive(), self._round, topic, x, experts, routes)
         away = int(sent.counts.sum() - sent.counts[self.rank].sum())
         self.traffic.tokens += away
         self.traffic.dispatch_bytes += away * self.sizes.dispatch_message
         return sent
 
-    def _serve(self, layer: int) -> bool:
+    def _serve(self, topic: Topic) -> bool:
         """Run this rank's experts on what came, and answer; whether another rank has more tokens."""
-        came = self._came(self._topics[layer])
+        came, layer = self._came(topic), topic.layer
         if came.ranks:
             order = self._by_place[layer]
             rows = self._moves.gather(came.ranks, came.counts, order)
@@ -277,6 +319,8 @@ class SharedExchange:
                 raise OutOfStepError(f"rank {rank} is at layer {topic.layer}, {self.rank} is not")
             if topic.placement != mine.placement:
                 raise OutOfStepError(f"ranks {rank} and {self.rank} place experts differently")
+            if topic.half != mine.half:
+                raise OutOfStepError(f"of ranks {rank} and {self.rank} one splits the pass")
         if (counts.sum(axis=1) > self.sizes.max_tokens).any():
             raise ServingError(f"rank {self.rank} was told of more tokens than fit its buffers")
         more = any(t.more for rank, t in zip(here, topics, strict=True) if rank != self.rank)
@@ -317,6 +361,7 @@ class SharedExchange:
         )
         if died:
             self.exclude(died)
+            self.lost(died)
         return [rank for rank in words if rank not in died]
 
     def check_out(self) -> None:
@@ -337,8 +382,8 @@ class SharedExchange:
         self._incomplete = self._incomplete | lacks
 
 
-def _check_members(members: Sequence[Member], sizes: BufferSizes, dead: Collection[int]) -> None:
-    """Raise ServingError unless there is memory of these sizes for each rank, in order."""
+def _check_members(members: Sequence[Member], ranks: int, size: int, dead: Collection[int]) -> None:
+    """Raise ServingError unless there is memory of this size for each rank, in order."""
     found = [(m.rank, m.size) for m in members if m.rank not in dead]
-    if found != [(rank, sizes.total) for rank in range(sizes.ranks) if rank not in dead]:
+    if found != [(rank, size) for rank in range(ranks) if rank not in dead]:
         raise ServingError("the ranks of the exchange do not agree on how many or how large it is")

@@ -69,7 +69,7 @@ def form(
 
     Raises ServingError where the memory for it cannot be had, or that is not so within `limit_s`.
     """
-    buffers = OwnMemory(rank, shape.buffers.total)
+    buffers = OwnMemory(rank, shape.memory)
     board = OwnMemory(rank, shape.board.size)
     card, own = Card(buffers.member, board.member, trade), Board(board, shape.board)
     meeting.show(card)

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,11 +31,13 @@ from silva.experts.bell import Bell
 from silva.experts.board import MOST_RANKS, Board, Vote
 from silva.experts.exchange import OutOfStepError, SharedExchange
 from silva.experts.flags import flags_for
+from silva.experts.lanes import Lanes
 from silva.experts.lead import Decision, Lead
 from silva.experts.meeting import Card, Meeting
 from silva.experts.memory import Member, PeerMemory
 from silva.experts.proposal import Proposal
 from silva.experts.shape import GroupShape, Pass, Place
+from silva.experts.splitting import Splitting
 from silva.experts.waiting import PATIENCE_S, await_all
 from silva.models.deepseek_loader import Shelf
 
@@ -80,16 +81,24 @@ class RankGroup:
         """Experts that this rank has loaded since it began."""
         dead = {rank for rank in range(shape.buffers.ranks) if place.known.dead >> rank & 1}
         numbers, ranks = shape.numbers, range(shape.buffers.ranks)
-        self.exchange = SharedExchange(
-            shape.buffers,
-            place.buffers,
-            [place.cards[rank].buffers for rank in ranks if rank not in dead],
-            {layer: shelf(layer, self._held(n)) for n, layer in enumerate(numbers)},
-            {layer: self.tables[n] for n, layer in enumerate(numbers)},
-            total=shape.experts,
-            dead=dead,
-            patience_s=patience_s,
-        )
+        experts = {layer: shelf(layer, self._held(n)) for n, layer in enumerate(numbers)}
+        lanes = [
+            SharedExchange(
+                sizes,
+                place.buffers,
+                [place.cards[rank].buffers for rank in ranks if rank not in dead],
+                experts,
+                {layer: self.tables[n] for n, layer in enumerate(numbers)},
+                total=shape.experts,
+                dead=dead,
+                patience_s=patience_s,
+                at=at,
+                whole=shape.memory,
+            )
+            for sizes, at in zip(shape.lanes, (0, shape.second), strict=False)
+        ]
+        self.exchange = Lanes(lanes, numbers, shape.experts)
+        self.splitting = Splitting(shape)
         self.exchange.resume(place.known.round)
         self.exchange.gone_on = lambda rank: self._vote_of(rank, self._number + 1) is not None
         self.flags = flags_for()
@@ -101,8 +110,6 @@ class RankGroup:
         self.cards = {r: card.checksum for r, card in place.cards.items() if r not in dead}
         """Checksums of the processes that are or were in the group, or cannot join it."""
         self.votes: dict[int, Vote] = {}
-        self._sent = np.zeros((len(numbers), shape.experts), np.uint32)
-        self._index = {layer: n for n, layer in enumerate(numbers)}
         self._lead = Lead(self)
         self._bell = Bell(self.boards[self.rank], self.flags, news)
 
@@ -110,13 +117,13 @@ class RankGroup:
 
     def __call__(self, layer: int, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         """See `ExpertExchange`."""
-        at = self._index[layer]
-        counts = torch.bincount(experts.reshape(-1), minlength=self.shape.experts)
-        self._sent[at] += counts.numpy().astype(np.uint32)
         return self.exchange(layer, x, experts, weights)
 
-    def turn(self, wants: Pass) -> Pass:
+    def turn(self, wants: Pass, tokens: int = 0, *, halves: bool = False) -> Pass:
         """Vote, do what was agreed, and say what the pass is; NONE: vote again for what you want.
+
+        `tokens`: how many this rank has for it; `halves`: whether it can split them in two. Then
+        `splitting.now` says whether all do.
 
         Raises ServingError when this rank was taken for dead, and TooFewError, on all ranks and
         until others have joined, when too few are left for the experts.
@@ -137,6 +144,9 @@ class RankGroup:
             apply=decided.apply,
             admit=decided.admit,
             member=decided.member,
+            tokens=tokens,
+            halves=int(halves),
+            split=self.splitting.wish() if self._leads() else 0,
         )
         for rank in self.alive():
             board = self.boards[rank]
@@ -147,13 +157,11 @@ class RankGroup:
 
     def follow(self, kind: Pass) -> None:
         """This rank's part in a pass that it has no tokens for."""
-        sizes = self.shape.buffers
-        dtype = self.exchange.dtype
-        nothing = torch.zeros(0, sizes.hidden_size, dtype=dtype)
-        nowhere, none = torch.zeros(0, sizes.top_k, dtype=torch.int64), torch.zeros(0, sizes.top_k)
         self.exchange.begin_step()
         for layer in self.shape.layers.get(kind, ()):
-            self.exchange(layer, nothing, nowhere, none)
+            self.exchange.follow(layer, split=self.splitting.now)
+        if kind is not Pass.NONE:
+            self.splitting.finished()
 
     def take_part(self) -> None:
         """One vote and one pass without tokens of one's own. Raises as `turn` does."""
@@ -269,6 +277,7 @@ class RankGroup:
             return Pass.NONE
         kind = Pass(max(vote.wants for vote in votes.values()))
         self.owes = self.owes and kind is Pass.NONE
+        self.splitting.agree(kind, votes, said.split)
         return kind
 
     # Placement ------------------------------------------------------------------------------
@@ -309,7 +318,7 @@ class RankGroup:
 
     def _report(self) -> None:
         if self._number % REPORT == 0:
-            self.boards[min(self.alive())].sent[self.rank] = self._sent
+            self.boards[min(self.alive())].sent[self.rank] = self.exchange.sent
 
     def _held(self, n: int) -> tuple[int, ...]:
         """The experts that this rank holds of a layer, by its place on the boards."""

@@ -26,30 +26,39 @@ from silva.experts.sizes import LINE_BYTES, BufferSizes
 
 
 class Topic(NamedTuple):
-    """What a round is about; layer and placement are the same on all ranks, or they are out of step."""
+    """What a round is about; but for `more` it is the same on all ranks, or they are out of step."""
 
     layer: int
     placement: int
     """A 32-bit checksum of which experts are where."""
     more: bool = False
     """Whether the rank has more tokens for it than fit into this round."""
+    half: bool = False
+    """Whether the pass is split, and this round one of two that overlap."""
 
     @property
     def word(self) -> int:
-        """Layer and `more` as they are written."""
-        return 2 * self.layer + self.more
+        """All but the placement, as it is written."""
+        return 4 * self.layer + 2 * self.half + self.more
+
+    @classmethod
+    def of(cls, word: int, placement: int) -> Topic:
+        """As it is read."""
+        return cls(word // 4, placement, bool(word % 2), bool(word // 2 % 2))
 
 
 class Layout:
     """One rank's memory, seen by itself or by another. Addresses are those of this process."""
 
-    def __init__(self, memory: Memory, sizes: BufferSizes, dtype: torch.dtype) -> None:
-        self._memory, self._sizes, self.address = memory, sizes, memory.address
-        words: NDArray[np.uint32] = memory.bytes[: sizes.control].numpy().view(np.uint32)
+    def __init__(self, memory: Memory, sizes: BufferSizes, dtype: torch.dtype, at: int = 0) -> None:
+        """`at`: where in the memory it begins, a multiple of 64 bytes."""
+        self._memory, self._sizes, self.address = memory, sizes, memory.address + at
+        own = memory.bytes[at : at + sizes.total]
+        words: NDArray[np.uint32] = own[: sizes.control].numpy().view(np.uint32)
         self._words = words
         flags = words[: 2 * sizes.ranks * sizes.line // WORD_BYTES]
         self._lines: NDArray[np.uint32] = flags.reshape(2 * sizes.ranks, -1)
-        raw = memory.bytes[sizes.control : sizes.total]
+        raw = own[sizes.control :]
         tokens = raw[: sizes.dispatch].view(sizes.ranks, sizes.max_tokens, sizes.dispatch_message)
         self.tokens = [wire.lay_out(tokens[n], sizes, dtype) for n in range(sizes.ranks)]
         """By the rank that writes them."""
@@ -60,17 +69,17 @@ class Layout:
 
     def flag(self, rank: int, number: int) -> int:
         """The address of what holds `number` once the tokens of `rank` in that round are here."""
-        return self._memory.address + ((number % 2) * self._sizes.ranks + rank) * self._sizes.line
+        return self.address + ((number % 2) * self._sizes.ranks + rank) * self._sizes.line
 
     def answered(self, rank: int) -> int:
         """The address of what holds a round's number once the answers of `rank` are all here."""
-        return self._memory.address + 2 * self._sizes.ranks * self._sizes.line + rank * LINE_BYTES
+        return self.address + 2 * self._sizes.ranks * self._sizes.line + rank * LINE_BYTES
 
     def announced(self, ranks: Sequence[int], number: int) -> tuple[list[Topic], NDArray[np.int64]]:
         """What `ranks` wrote beside their flags: topics, and counts [ranks, slots]."""
         at = (number % 2) * self._sizes.ranks
         said = self._lines[[at + rank for rank in ranks], 1 : 3 + self._sizes.slots]
-        topics = [Topic(word // 2, of, bool(word % 2)) for word, of in said[:, :2].tolist()]
+        topics = [Topic.of(*words) for words in said[:, :2].tolist()]
         return topics, said[:, 2:].astype(np.int64)
 
     def put_out(self, rank: int) -> None:
@@ -87,4 +96,4 @@ class Layout:
         self._words[self._out(rank)] = 0
 
     def _out(self, rank: int) -> int:
-        return (self.answered(rank) - self._memory.address) // WORD_BYTES + 1
+        return (self.answered(rank) - self.address) // WORD_BYTES + 1

@@ -60,6 +60,13 @@ class OwnMemory(Memory):
         self.member = Member(rank, os.getpid(), descriptor, size, token)
 
 
+class Private(Memory):
+    """Memory of the same kind that no other process sees, zero at first."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(mmap.mmap(-1, size))
+
+
 class PeerMemory(Memory):
     """Another rank's memory. Raises ServingError when that rank is gone."""
 

@@ -6,7 +6,7 @@ and in `silva.experts.native_moves` the same, compiled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -70,6 +70,10 @@ class Moves(Protocol):
         Negative places count as nothing.
         """
         ...
+
+
+MakeMoves = Callable[[Backend, int, Mapping[int, Layout], BufferSizes, torch.dtype], Moves]
+"""As `make_moves`."""
 
 
 def make_moves(

@@ -5,17 +5,30 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from silva.experts.exchange import OutOfStepError
 from silva.experts.group import RankGroup
+from silva.experts.overlap import overlapped
 from silva.experts.shape import Pass
+from silva.models.deepseek import Deepseek, Flow, WholeHeads
 from silva.models.language import DraftingModel, LanguageConfig
+from silva.models.latent import DivisibleLatents, Halves, LatentAttend
 
 log = logging.getLogger("silva.experts")
+
+
+class _Work(NamedTuple):
+    """What a pass is to compute."""
+
+    whole: Callable[[], Tensor]
+    half: Callable[[Deepseek, slice, LatentAttend], Flow]
+    """Some of its tokens before the first layer, with what attends for them."""
+    tokens: int
 
 
 class RankedModel:
@@ -51,7 +64,13 @@ class RankedModel:
 
     def hidden(self, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
         """See `LanguageModel`."""
-        return self._pass(Pass.HIDDEN, lambda: self.model.hidden(tokens, positions, attend))
+
+        def half(model: Deepseek, mine: slice, attend: LatentAttend) -> Flow:
+            rotation = model.rotation(positions[mine])
+            return model.flow(tokens[mine], rotation, WholeHeads(model.config, rotation, attend))
+
+        whole = partial(self.model.hidden, tokens, positions, attend)
+        return self._pass(Pass.HIDDEN, _Work(whole, half, len(tokens)), attend)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `LanguageModel`."""
@@ -59,32 +78,59 @@ class RankedModel:
 
     def draft(self, hidden: Tensor, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
         """See `DraftingModel`."""
-        return self._pass(Pass.DRAFT, lambda: self.model.draft(hidden, tokens, positions, attend))
 
-    def _pass(self, wanted: Pass, compute: Callable[[], Tensor]) -> Tensor:
+        def half(model: Deepseek, mine: slice, attend: LatentAttend) -> Flow:
+            rotation = model.rotation(positions[mine])
+            heads = WholeHeads(model.config, rotation, attend)
+            return model.draft_flow(hidden[mine], tokens[mine], rotation, heads)
+
+        whole = partial(self.model.draft, hidden, tokens, positions, attend)
+        return self._pass(Pass.DRAFT, _Work(whole, half, len(tokens)), attend)
+
+    def _pass(self, wanted: Pass, work: _Work, attend: Any) -> Tensor:
         began_s = time.monotonic()
+        halves = attend.halves() if self._divides(attend) else None
         try:
-            return self._repeat(wanted, compute)
+            return self._repeat(wanted, work, attend, halves)
         finally:
             self._note(began_s)
 
-    def _repeat(self, wanted: Pass, compute: Callable[[], Tensor]) -> Tensor:
+    def _divides(self, attend: Any) -> bool:
+        """Whether a pass with this memory may be split."""
+        able = isinstance(self.model, Deepseek) and isinstance(attend, DivisibleLatents)
+        return able and len(self.group.exchange.lanes) > 1
+
+    def _repeat(self, wanted: Pass, work: _Work, attend: Any, halves: Halves | None) -> Tensor:
         """Compute until all ranks agree on what that is and all answers are there."""
+        group = self.group
         while True:
             try:
-                with self.group.taking_part():
-                    kind = self.group.turn(wanted)
+                with group.taking_part():
+                    kind = group.turn(wanted, work.tokens, halves=halves is not None)
                     if kind != wanted:
-                        self.group.follow(kind)
+                        group.follow(kind)
                         continue
-                    self.group.exchange.begin_step()
-                    made = compute()
+                    group.exchange.begin_step()
+                    split = group.splitting.now
+                    made = self._split(work, attend, halves) if split else work.whole()
             except OutOfStepError:
                 self.repeated += 1
                 continue
-            if not self.group.exchange.incomplete.any():
+            if not group.exchange.incomplete.any():
+                group.splitting.finished()
                 return made
             self.repeated += 1
+
+    def _split(self, work: _Work, attend: Any, halves: Halves | None) -> Tensor:
+        """A pass in two halves that overlap; all tokens are in the first where they do not divide."""
+        model = self.model
+        assert isinstance(model, Deepseek)
+        if halves is None:
+            flows = [work.half(model, slice(None), attend), None]
+        else:
+            first = work.half(model, slice(halves.rows), halves.first)
+            flows = [first, work.half(model, slice(halves.rows, None), halves.second)]
+        return overlapped(model, flows, self.group.exchange)
 
     def _note(self, began_s: float) -> None:
         """Write to the log who is out or in again since the pass before, and how long that took."""

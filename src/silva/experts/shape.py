@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from silva.experts.board import BoardShape, Vote
 from silva.experts.meeting import Card
 from silva.experts.memory import OwnMemory
-from silva.experts.sizes import BufferSizes
+from silva.experts.sizes import LINE_BYTES, BufferSizes
+
+Overlap = Literal["auto", "on", "off"]
+"""Whether passes are split in two that overlap: where that was found to be faster, always, never."""
 
 
 class Pass(IntEnum):
@@ -34,6 +38,24 @@ class GroupShape:
     """In each of these layers."""
     rebalance_s: float = 60.0
     """Seconds between two looks at the load; 0: experts stay where they are."""
+    overlap: Overlap = "off"
+
+    @property
+    def lanes(self) -> tuple[BufferSizes, ...]:
+        """The buffers of each lane (silva.experts.lanes): the second one is for half the tokens."""
+        if self.overlap == "off":
+            return (self.buffers,)
+        return self.buffers, replace(self.buffers, local_batch=-(-self.buffers.local_batch // 2))
+
+    @property
+    def second(self) -> int:
+        """Where in a rank's memory the second lane begins, in bytes."""
+        return -(-self.buffers.total // LINE_BYTES) * LINE_BYTES
+
+    @property
+    def memory(self) -> int:
+        """Bytes of one rank's memory, all lanes."""
+        return self.second + self.lanes[1].total if len(self.lanes) > 1 else self.buffers.total
 
     @property
     def numbers(self) -> tuple[int, ...]:

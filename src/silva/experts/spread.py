@@ -14,7 +14,7 @@ from silva.experts.group import RankGroup
 from silva.experts.meeting import Meeting
 from silva.experts.memory import OwnMemory
 from silva.experts.ranked import RankedModel
-from silva.experts.shape import GroupShape, Pass
+from silva.experts.shape import GroupShape, Overlap, Pass
 from silva.experts.shared_trade import SharedTrade, TradeSizes
 from silva.experts.sizes import BufferSizes, Wire
 from silva.experts.stages import StagedModel, check_heads, gathered
@@ -35,6 +35,8 @@ class Spread:
     """Tokens that a rank sends in one round; more go in further rounds."""
     rebalance_s: float = 60.0
     """Seconds between two looks at the load of the experts; 0: none."""
+    overlap: Overlap = "auto"
+    """Of steps that are a rank's own; what ranks share is never split."""
     staged: bool = False
     """Whether ranks share steps, by tokens and heads (silva.experts.stages), or have steps of their
     own."""
@@ -65,6 +67,7 @@ def group_shape(config: DeepseekConfig, dtype: torch.dtype, spread: Spread) -> G
         },
         config.experts,
         spread.rebalance_s,
+        "off" if spread.staged else spread.overlap,
     )
 
 

@@ -15,6 +15,7 @@ output): all but the middle one, the `HeadStage`, treat each token by itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,6 +120,20 @@ class WholeHeads:
         return self._attend(layer, made, latent, weights.heads).flatten(1)
 
 
+@dataclass
+class Flow:
+    """Tokens on their way through layers: those of a pass, or of half of one."""
+
+    x: Tensor
+    """[tokens, hidden_size], as the last layer left it."""
+    rotation: Rotation
+    heads: HeadStage
+    layers: Sequence[tuple[int, LayerWeights]]
+    """By number."""
+    norm: Tensor
+    """Of what leaves the last one."""
+
+
 class Deepseek:
     """A frozen DeepSeek-shaped model: a `LanguageModel` whose memory is a `LatentAttend`.
 
@@ -149,10 +164,13 @@ class Deepseek:
 
     def hidden_by(self, tokens: Tensor, rotation: Rotation, heads: HeadStage) -> Tensor:
         """`hidden` of tokens whose heads may be elsewhere; `rotation` is that of these tokens."""
+        return self._through(self.flow(tokens, rotation, heads))
+
+    def flow(self, tokens: Tensor, rotation: Rotation, heads: HeadStage) -> Flow:
+        """`hidden_by` before its first layer."""
         x = F.embedding(tokens, self.weights.embedding)
-        for n, layer in enumerate(self.weights.layers):
-            x = self._layer(n, layer, x, rotation, heads)
-        return self._norm(x, self.weights.norm)
+        layers = tuple(enumerate(self.weights.layers))
+        return Flow(x, rotation, heads, layers, self.weights.norm)
 
     def rotation(self, positions: Tensor) -> Rotation:
         """By which queries and keys at these positions are turned."""
@@ -178,19 +196,28 @@ class Deepseek:
         self, hidden: Tensor, tokens: Tensor, rotation: Rotation, heads: HeadStage
     ) -> Tensor:
         """`draft` of tokens whose heads may be elsewhere; `rotation` is that of these tokens."""
-        module = self.weights.drafts[0]
-        known = self._norm(F.embedding(tokens, self.weights.embedding), module.token_norm)
-        x = linear(torch.cat((known, self._norm(hidden, module.hidden_norm)), -1), module.project)
-        x = self._layer(self.config.layers, module.layer, x, rotation, heads)
-        return self._norm(x, module.norm)
+        return self._through(self.draft_flow(hidden, tokens, rotation, heads))
 
-    def _layer(
-        self, n: int, layer: LayerWeights, x: Tensor, rotation: Rotation, heads: HeadStage
-    ) -> Tensor:
-        attention = layer.attention
-        q, latent = self._down(attention, self._norm(x, attention.norm), rotation)
-        x = x + linear(heads(n, attention, q, latent), attention.output)
-        return x + self._mlp(n, layer, self._norm(x, layer.mlp_norm))
+    def draft_flow(
+        self, hidden: Tensor, tokens: Tensor, rotation: Rotation, heads: HeadStage
+    ) -> Flow:
+        """`draft_by` before its layer."""
+        module = self.weights.drafts[0]
+        known = self.norm(F.embedding(tokens, self.weights.embedding), module.token_norm)
+        x = linear(torch.cat((known, self.norm(hidden, module.hidden_norm)), -1), module.project)
+        return Flow(x, rotation, heads, ((self.config.layers, module.layer),), module.norm)
+
+    def _through(self, flow: Flow) -> Tensor:
+        for n, layer in flow.layers:
+            self.attention(n, layer, flow)
+            flow.x = flow.x + self._mlp(n, layer, self.norm(flow.x, layer.mlp_norm))
+        return self.norm(flow.x, flow.norm)
+
+    def attention(self, n: int, layer: LayerWeights, flow: Flow) -> None:
+        """The first half of a layer."""
+        weights = layer.attention
+        q, latent = self._down(weights, self.norm(flow.x, weights.norm), flow.rotation)
+        flow.x = flow.x + linear(flow.heads(n, weights, q, latent), weights.output)
 
     def _down(
         self, weights: AttentionWeights, x: Tensor, rotation: Rotation
@@ -206,11 +233,12 @@ class Deepseek:
 
     def _mlp(self, n: int, layer: LayerWeights, x: Tensor) -> Tensor:
         if layer.gate is None:
-            return _swiglu(layer.mlp, x)
+            return swiglu(layer.mlp, x)
         experts, weights = choose(x, layer.gate.weight, layer.gate.bias, self.config.gate)
-        return self.exchange(n, x, experts, weights) + _swiglu(layer.mlp, x)
+        return self.exchange(n, x, experts, weights) + swiglu(layer.mlp, x)
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """``N(x)``, over the last axis."""
         return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
 
 
@@ -227,7 +255,8 @@ def linear(x: Tensor, pieces: Linear) -> Tensor:
     return made[0] if len(made) == 1 else torch.cat(made, dim=-1)
 
 
-def _swiglu(weights: MlpWeights | None, x: Tensor) -> Tensor:
+def swiglu(weights: MlpWeights | None, x: Tensor) -> Tensor:
+    """What a dense layer or the shared experts make of x [tokens, hidden_size]; zeros without."""
     if weights is None:
         return torch.zeros_like(x)
     gate, up = linear(x, weights.gate_up).chunk(2, dim=-1)

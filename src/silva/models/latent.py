@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,26 @@ class LatentAttend(Protocol):
         the last `rope` values of both. Returns [tokens, heads, value_size], contiguous. A token at
         position p sees the positions 0 to p of its sequence. The inputs may be views with strides.
         """
+        ...
+
+
+class Halves(NamedTuple):
+    """A step in two parts: its first `rows` tokens and the others, each with what attends for it.
+
+    No sequence is in both.
+    """
+
+    rows: int
+    first: LatentAttend
+    second: LatentAttend
+
+
+@runtime_checkable
+class DivisibleLatents(LatentAttend, Protocol):
+    """A `LatentAttend` of sequences that can be computed apart, layer by layer."""
+
+    def halves(self) -> Halves | None:
+        """Two parts with about as many tokens each; None where there is but one sequence."""
         ...
 
 

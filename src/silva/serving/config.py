@@ -84,6 +84,12 @@ class ExpertsConfig:
     rebalance_s: float = setting(
         60.0, help="seconds between two looks at the experts' load; 0: none", low=0.0, high=86400.0
     )
+    overlap: str = setting(
+        "auto",
+        help="steps in two halves, one of which computes while the tokens of the other are on their "
+        "way to experts: where that is faster, always, or never",
+        choices=("auto", "on", "off"),
+    )
     patience_s: float = setting(
         30.0,
         help="seconds after which a rank that the others wait for counts as dead",

@@ -40,12 +40,19 @@ class Ranks:
 
 def spread_of(config: ServeConfig) -> Spread:
     """How experts are spread."""
+    from silva.experts.shape import Overlap
     from silva.experts.sizes import Wire
     from silva.experts.spread import Spread
 
     asked = config.experts
-    wire = cast(Wire, asked.wire)
-    return Spread(asked.ranks, asked.redundant, wire, asked.local_batch, asked.rebalance_s)
+    return Spread(
+        asked.ranks,
+        asked.redundant,
+        cast(Wire, asked.wire),
+        asked.local_batch,
+        asked.rebalance_s,
+        cast(Overlap, asked.overlap),
+    )
 
 
 def decode_peers(config: ServeConfig) -> int:

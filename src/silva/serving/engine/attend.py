@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from silva.kernels.paged import paged_attention, store_kv
 from silva.kernels.paged_latents import latent_attention, store_latents
 from silva.kernels.paged_reference import gather
 from silva.models.kept import Heads
-from silva.models.latent import LatentHeads, attend_latents
+from silva.models.latent import Halves, LatentHeads, attend_latents
 from silva.serving.engine.kv import KVMemory
 
 
@@ -59,7 +59,7 @@ class PagedAttend(PagedStep):
 
 
 class PagedLatents(PagedStep):
-    """A `LatentAttend` (silva.models.latent) for the tokens of one step.
+    """A `DivisibleLatents` (silva.models.latent) for the tokens of one step.
 
     Sequences with few tokens, such as those that decode, meet the latents where they lie
     (absorbed); those with many have theirs gathered and expanded once (plain).
@@ -83,6 +83,26 @@ class PagedLatents(PagedStep):
             table, contexts = self.table[few], self.contexts[few]
             out[mine] = self._absorbed(q[mine], pool, heads, table, starts, contexts)
         return out
+
+    def halves(self) -> Halves | None:
+        """See `DivisibleLatents`."""
+        if len(self.contexts) < 2:
+            return None
+        # Sequences of the first half: as many as bring it nearest to half of the tokens.
+        cut = 1 + int(np.abs(2 * self.starts[1:-1] - self.starts[-1]).argmin())
+        rows = int(self.starts[cut])
+        return Halves(rows, self._part(slice(cut)), self._part(slice(cut, None)))
+
+    def _part(self, sequences: slice) -> PagedLatents:
+        first, last, _ = sequences.indices(len(self.contexts))
+        starts = self.starts[first : last + 1]
+        return replace(
+            self,
+            table=self.table[sequences],
+            starts=starts - starts[0],
+            contexts=self.contexts[sequences],
+            places=self.places[starts[0] : starts[-1]],
+        )
 
     def _absorbed(
         self,
