@@ -17,6 +17,7 @@ from pathlib import Path
 import claims
 import common
 import render_experts
+import render_overlap
 import render_reality
 import render_serving
 from gfm import MISSING, code, percent, plain, provenance, table
@@ -337,6 +338,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **{f"hilora-{recipe}": hilora_block(recipe) for recipe in claims.RECIPES},
     **render_serving.BLOCKS,
     "dispatch": render_experts.dispatch,
+    "overlap": render_overlap.overlap,
     "reality": render_reality.reality,
 }
 
