@@ -11,8 +11,9 @@ import pytest
 from control_world import FLAT, ask
 
 from silva.control import handover, scheduler
+from silva.control.entry import Entry
 from silva.control.request import Plan, StepResult
-from silva.control.state import Entry, Settings, State
+from silva.control.state import Settings, State
 
 
 class Counting(dict[str, Entry]):

@@ -36,6 +36,30 @@ def test_it_is_quiet_until_someone_ends() -> None:
     assert not world.state.entries and scheduler.quiet_steps(world.state) == 0
 
 
+def test_the_last_of_some_quiet_steps_is_in_flight_when_someone_comes() -> None:
+    world = World()
+    world.add(ask("a", 6, answer=9))
+    world.step()
+    world.step()
+    with pytest.raises(ValueError, match="only 7 are quiet"):
+        scheduler.begin(world.state, 8)
+    with pytest.raises(ValueError, match="cannot begin step 0"):
+        scheduler.begin(world.state, 0)
+    plan = scheduler.begin(world.state, 3)
+    check(world.state)
+    assert (plan.step, plan.decoding, plan.tokens, plan.joined) == (world.state.step, 1, 1, ())
+    assert world.state.load() == (1, 6 + 1 + 1 + 2, 0)
+    assert scheduler.quiet_steps(world.state) == 0
+    scheduler.add(world.state, ask("b", 6, answer=9))
+    with pytest.raises(RuntimeError, match="in flight"):
+        scheduler.schedule(world.state, 0.0, FLAT)
+    assert scheduler.update(world.state, StepResult(plan.step, 0.0)) == Update()
+    check(world.state)
+    following = scheduler.schedule(world.state, 0.0, FLAT)
+    assert (following.step, following.decoding) == (plan.step + 1, 1)
+    assert [chunk.request for chunk in following.chunks] == ["b"]
+
+
 def test_it_is_quiet_while_the_queue_is_stuck() -> None:
     world = World(max_running=1)
     world.add(ask("a", 6, answer=9))
@@ -96,7 +120,11 @@ def test_advancing_comes_to_the_same_as_single_steps(seed: int) -> None:
             steps = scheduler.quiet_steps(fast.state)
             if steps:
                 steps = draw.randint(1, steps)
-                ended = scheduler.advance(fast.state, steps).ended
+                if draw.random() < 0.5:
+                    ended = scheduler.advance(fast.state, steps).ended
+                else:
+                    plan = scheduler.begin(fast.state, steps)
+                    ended = scheduler.update(fast.state, StepResult(plan.step, 0.0)).ended
                 single = [each for _ in range(steps) for each in step(slow.state).ended]
                 assert ended == single
             else:

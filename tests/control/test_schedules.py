@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silva.control import fills, handover, scheduler
+from silva.control.entry import Stage
 from silva.control.integrity import check
 from silva.control.request import Plan, Request
 from silva.control.slo import LinearStepTime
-from silva.control.state import Stage
 
 SLOW = LinearStepTime(0.010, request_s=0.002, context_token_s=1e-5, prefill_token_s=0.0005)
 

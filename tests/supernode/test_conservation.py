@@ -12,7 +12,7 @@ import pytest
 
 from silva.control import scheduler
 from silva.control.integrity import check
-from silva.control.request import StepResult
+from silva.control.request import Plan, StepResult
 from silva.control.scheduler import Update
 from silva.control.state import State
 from silva.supernode import engine as engines
@@ -44,6 +44,12 @@ class Count:
         check(state)
         return out
 
+    def begin(self, state: State, steps: int) -> Plan:
+        self.given += (steps - 1) * state.decoding
+        plan = scheduler.begin(state, steps)
+        check(state)
+        return plan
+
     def advance(self, state: State, steps: int) -> Update:
         self.given += steps * state.decoding
         out = scheduler.advance(state, steps)
@@ -58,7 +64,8 @@ def test_tokens_are_neither_lost_nor_made_up(
 ) -> None:
     traffic = generate(Shape(kind=kind, rate=8.0, seconds=4.0, output=60.0, think_s=1.0), 3)
     count = Count()
-    names: dict[str, Any] = {**vars(scheduler), "update": count.update, "advance": count.advance}
+    counted = {"update": count.update, "advance": count.advance, "begin": count.begin}
+    names: dict[str, Any] = {**vars(scheduler), **counted}
     monkeypatch.setattr(engines, "scheduler", SimpleNamespace(**names))
     records = Simulation(cluster, SYSTEM, traffic, make_fleet(cluster, SYSTEM, traffic)).run()
     assert count.given == traffic.output.sum()

@@ -56,18 +56,19 @@ class BlockPool:
             raise ValueError(f"count must not be negative, but is {count}")
         if count > self.free:
             return None
-        holders = self._holders
-        blocks = self._blank[: -count - 1 : -1]
-        del self._blank[len(self._blank) - len(blocks) :]
-        evicted: list[int] = []
+        holders, blank = self._holders, self._blank
+        blocks = tuple(blank[: -count - 1 : -1])
+        del blank[len(blank) - len(blocks) :]
+        evicted: tuple[int, ...] = ()
         if len(blocks) < count:
-            evicted = [self._kept.popitem(last=False)[0] for _ in range(count - len(blocks))]
+            kept = self._kept
+            evicted = tuple(kept.popitem(last=False)[0] for _ in range(count - len(blocks)))
             self._keep.difference_update(evicted)
             blocks += evicted
         for block in blocks:
             holders[block] = 1
         self.free -= count
-        return Allocation(tuple(blocks), tuple(evicted))
+        return Allocation(blocks, evicted)
 
     def share(self, block: int) -> None:
         """Hold a block once more. ValueError for a blank one: its content is nobody's."""

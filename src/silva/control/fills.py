@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from silva.control import holdings
-from silva.control.state import Entry, Stage, State
+from silva.control.entry import Entry, Stage
+from silva.control.state import State
 
 
 def look(state: State, entry: Entry) -> None:

@@ -22,9 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from silva.control import holdings
+from silva.control.entry import Entry, Stage
 from silva.control.request import Request
 from silva.control.slo import StepTime
-from silva.control.state import Entry, Stage, State
+from silva.control.state import State
 from silva.control.step import has_room
 
 
@@ -120,9 +121,8 @@ def new_entry(
         raise ValueError(f"request {request.id} has {length} tokens and may have {limit}")
     if len(keys) > length // settings.block_tokens:
         raise ValueError(f"request {request.id} has {len(keys)} keys for {length} tokens")
-    return Entry(
-        request, state.new_order(request), keys, length, limit, hand_over=hand_over, lookup=lookup
-    )
+    order = state.new_order(request)
+    return Entry(request, request.id, order, keys, length, limit, [], {}, {}, hand_over, lookup)
 
 
 def _give_back(state: State, request: str, stage: Stage) -> bool:

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from silva.control.entry import Entry, Filed, Stage
 from silva.control.request import StoredBlock
-from silva.control.state import Entry, Filed, Stage, State
+from silva.control.state import State
+
+_DECODING = Stage.DECODING
+"""A name of its own, as in `silva.control.state`."""
 
 
 def take(state: State, entry: Entry, count: int) -> bool:
@@ -24,10 +28,11 @@ def take(state: State, entry: Entry, count: int) -> bool:
     given = state.pool.allocate(count)
     if given is None:
         return False
-    for block in given.evicted:
+    blocks, evicted = given
+    for block in evicted:
         state.index.evict(block)
-    entry.blocks.extend(given.blocks)
-    if entry.admitted and entry.stage is not Stage.DECODING:
+    entry.blocks += blocks
+    if entry.promised:
         state.promise(entry)
     return True
 
@@ -97,12 +102,14 @@ def complete(state: State, entry: Entry, blocks: Iterable[int], maker: str) -> l
 
 def drop(state: State, entry: Entry) -> None:
     """Give all blocks of a request back, the last one first: prefixes are kept the longest."""
-    state.pool.release(reversed(entry.blocks))
-    entry.blocks.clear()
+    if entry.blocks:
+        state.pool.release(reversed(entry.blocks))
+        entry.blocks.clear()
     entry.computed = 0
-    state.refile(entry)
+    if entry.filed is not Filed.SAFE or entry.promised:
+        state.refile(entry)
     if entry.told:
-        state.left[entry.request.id] = None
+        state.left[entry.id] = None
         entry.told = 0
     state.stuck = False
 
@@ -128,11 +135,12 @@ def enqueue(state: State, entry: Entry) -> None:
     """Put a request into the queue of those that compute, or of those that wait to be admitted."""
     if entry.admitted:
         entry.stage = Stage.STARTED
-        state.started.push(entry.request.id, entry.order)
+        state.started.push(entry.id, entry.order)
     else:
         entry.stage = Stage.WAITING
-        state.waiting.push(entry.request.id, entry.order)
-    state.refile(entry)
+        state.waiting.push(entry.id, entry.order)
+    if entry.blocks or entry.promised or entry.filed is not Filed.SAFE:
+        state.refile(entry)
     state.stuck = False
 
 
@@ -147,9 +155,9 @@ def withdraw(state: State, entry: Entry, keys: Sequence[bytes], *, looked: bool)
 
 def leave_queues(state: State, entry: Entry) -> None:
     """Take a request out of wherever it waits, and let nobody wait for it."""
-    if entry.stage is Stage.DECODING:
+    if entry.stage is _DECODING:
         return
-    request = entry.request.id
+    request = entry.id
     state.waiting.remove(request)
     state.started.remove(request)
     state.joining.pop(request, None)
@@ -165,7 +173,7 @@ def remove(state: State, entry: Entry) -> None:
     leave_queues(state, entry)
     state.dismiss(entry)
     drop(state, entry)
-    del state.entries[entry.request.id]
+    del state.entries[entry.id]
 
 
 def preempt(state: State, entry: Entry) -> None:
@@ -206,7 +214,7 @@ def room_to_start(state: State, entry: Entry) -> bool:
         if victim is None or victim.order <= entry.order:
             break
         preempt(state, victim)
-    if state.pool.free >= _blocks_to_start(state, entry):
+    else:
         return True
     priority = entry.request.priority
     lower = sum(blocks for p, blocks in state.running_blocks.items() if p > priority)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from silva.control.state import Entry, Filed, Stage, State
+from silva.control.entry import Entry, Filed, Stage
+from silva.control.state import State
 
 _OUTSIDE = (Stage.FILLING, Stage.RESERVED, Stage.HELD)
 

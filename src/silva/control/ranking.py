@@ -37,12 +37,13 @@ class Ranking:
         """A peer was given so much, or is done with it where numbers are negative."""
         held = self._tokens[peer] = self._tokens[peer] + tokens
         count = self._requests[peer] = self._requests[peer] + requests
-        if self._ready[peer]:
-            if self._by_tokens:
-                self._places[peer] = (held, count, peer)
-            else:
-                capacity = self._capacity[peer]
-                self._places[peer] = (count, held / capacity if capacity else 0.0, peer)
+        if not self._ready[peer]:
+            return
+        if self._by_tokens:
+            self._places[peer] = (held, count, peer)
+        else:
+            capacity = self._capacity[peer]
+            self._places[peer] = (count, held / capacity if capacity else 0.0, peer)
 
     def withdraw(self, peer: int) -> None:
         """The peer is not ready: it drains, or is dead."""
@@ -61,7 +62,7 @@ class Ranking:
 
     def choose(self, needs_tokens: int = 0) -> int | None:
         """The peer that `choose_prefill` or `choose_decode` would take."""
-        best = min(self._places, default=_AWAY)
+        best = min(self._places) if self._places else _AWAY
         if best is _AWAY:
             return None
         if self._by_tokens or not self._overflows(best[2], needs_tokens):

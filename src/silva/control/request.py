@@ -62,7 +62,8 @@ class Request:
 
     def limit(self, context_tokens: int) -> int:
         """Length, of prompt and answer together, at which it ends in such a context."""
-        return min(len(self.prompt) + self.sampling.max_tokens, context_tokens)
+        wanted = len(self.prompt) + self.sampling.max_tokens
+        return wanted if wanted < context_tokens else context_tokens
 
 
 class Chunk(NamedTuple):

@@ -30,14 +30,15 @@ The cost of a step is that of the requests that change in it, however many go on
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from silva.control import holdings
+from silva.control.entry import Entry, Stage
 from silva.control.handover import new_entry
 from silva.control.request import Chunk, FinishReason, Plan, Request, StepResult, StoredBlock
 from silva.control.slo import StepTime
-from silva.control.state import Entry, Stage, State
+from silva.control.state import State
 from silva.control.step import StepBuilder, only_decoding
 
 
@@ -52,17 +53,24 @@ class Ended(NamedTuple):
     """`now_s` of the step that first computed anything of it."""
 
 
-@dataclass(slots=True)
+_DECODING = Stage.DECODING
+"""A name of its own, as in `silva.control.state`."""
+
+
+@dataclass(slots=True, init=False)
 class Update:
     """What a step came to, in the order in which it did."""
 
-    ended: list[Ended] = field(default_factory=list)
-    handed: list[str] = field(default_factory=list)
+    ended: list[Ended]
+    handed: list[str]
     """Requests whose prompt is computed and first token sampled, held until they are released."""
-    stored: list[StoredBlock] = field(default_factory=list)
+    stored: list[StoredBlock]
     """Blocks that are complete now and were not found before: to store in the cache. `pin` them for
     as long as the copy takes.
     """
+
+    def __init__(self) -> None:
+        self.ended, self.handed, self.stored = [], [], []
 
 
 def add(
@@ -115,7 +123,7 @@ def schedule(state: State, now_s: float, step_time: StepTime) -> Plan:
     if state.plan is not None:
         raise RuntimeError(f"step {state.plan.step} is in flight: update comes before schedule")
     queued = state.joining or state.started.members or state.waiting.members
-    if queued or state.growth.first() == state.step:
+    if queued or state.growth.next == state.step:
         plan = StepBuilder(state, now_s, step_time).build()
     else:
         plan = only_decoding(state)
@@ -133,6 +141,31 @@ def update(state: State, result: StepResult) -> Update:
     plan = state.plan
     if plan is None or plan.step != result.step:
         raise ValueError(f"step {result.step} is not in flight")
+    told = result.finished or result.more
+    reasons = _reasons(state, result) if told else {}
+    out, flight = Update(), state.flight
+    state.plan = None
+    if flight:
+        state.flight = {}
+        for request, chunk in flight.items():
+            _take_in(state, state.entries[request], chunk, reasons.get(request), out)
+    if told:
+        for request, tokens in result.more:
+            state.hurry(state.entries[request], tokens)
+        for request, reason in reasons.items():
+            if request not in flight:
+                _end(state, state.entries[request], reason, out)
+    _end_of_step(state, out)
+    if state.doomed:
+        for request in state.doomed:
+            if request in state.entries:
+                holdings.remove(state, state.entries[request])
+        state.doomed.clear()
+    return out
+
+
+def _reasons(state: State, result: StepResult) -> dict[str, FinishReason]:
+    """Who samples an end token; ValueError where that, or what drafts gave, cannot be."""
     reasons = dict(result.finished)
     for request in reasons:
         entry = state.entries.get(request)
@@ -141,24 +174,7 @@ def update(state: State, result: StepResult) -> Update:
     for request, tokens in result.more:
         if not _may_have(state, request, tokens):
             raise ValueError(f"{request} cannot have {tokens} more in step {result.step}")
-    out, flight = Update(), state.flight
-    state.plan = None
-    if flight:
-        state.flight = {}
-        for request, chunk in flight.items():
-            _take_in(state, state.entries[request], chunk, reasons.get(request), out)
-    for request, tokens in result.more:
-        state.hurry(state.entries[request], tokens)
-    for request, reason in reasons.items():
-        if request not in flight:
-            _end(state, state.entries[request], reason, out)
-    _end_of_step(state, out)
-    if state.doomed:
-        for request in state.doomed:
-            if request in state.entries:
-                holdings.remove(state, state.entries[request])
-        state.doomed.clear()
-    return out
+    return reasons
 
 
 def ending(state: State, more: Iterable[tuple[str, int]] = ()) -> tuple[str, ...]:
@@ -238,16 +254,16 @@ def quiet_steps(state: State) -> int:
     joins, a prompt is computed, or blocks run out, and always where there are drafts. Arrivals,
     transfers and a changed `StepTime` are not foreseen: whoever advances stops before them.
     """
-    if state.plan is not None or state.joining or _to_serve(state) or state.settings.drafts:
+    decoding, step = state.decoding, state.step
+    if not decoding or state.plan is not None or state.joining or _to_serve(state):
         return 0
-    last = state.ends.first()
-    if last is None:
+    if state.settings.drafts:
         return 0
-    steps = last - state.step + 1
-    if state.pool.free >= state.decoding * (1 + (steps - 1) // state.settings.block_tokens):
+    steps = state.ends.next - step + 1
+    if state.pool.free >= decoding * (1 + (steps - 1) // state.settings.block_tokens):
         return steps
-    grows = state.growth.first()
-    return steps if grows is None else min(steps, grows - state.step)
+    grows = state.growth.next - step
+    return grows if grows < steps else steps
 
 
 def advance(state: State, steps: int) -> Update:
@@ -259,26 +275,44 @@ def advance(state: State, steps: int) -> Update:
     """
     if not 0 <= steps <= quiet_steps(state):
         raise ValueError(f"cannot advance {steps} steps, only {quiet_steps(state)} are quiet")
-    if not steps:
-        return Update()
-    first, last = state.step, state.step + steps - 1
-    while (due := state.growth.first()) is not None and due <= last:
-        state.step = due
-        for request in state.growth.pop(due):
-            holdings.grow(state, state.entries[request])
-    state.step = max(first, last)
     out = Update()
-    _end_of_step(state, out)
+    if steps:
+        _begin(state, state.step + steps - 1)
+        _end_of_step(state, out)
     return out
 
 
+def begin(state: State, steps: int) -> Plan:
+    """The same, but the last of the steps, of which there is one at least, has only begun: it is in
+    flight, and `update` must follow.
+    """
+    if not 0 < steps <= quiet_steps(state):
+        raise ValueError(f"cannot begin step {steps}, only {quiet_steps(state)} are quiet")
+    _begin(state, state.step + steps - 1)
+    plan = state.plan = only_decoding(state)
+    return plan
+
+
+def _begin(state: State, last: int) -> None:
+    """Quiet steps pass, and `last` begins: whoever needs a block in one of them is given it."""
+    growth = state.growth
+    while growth.next <= last:
+        state.step = growth.next
+        for request in growth.pop(state.step):
+            holdings.grow(state, state.entries[request])
+    state.step = last
+
+
 def _to_serve(state: State) -> bool:
-    return not state.stuck and bool(state.started.members or state.waiting.members)
+    if state.stuck:
+        return False
+    return bool(state.started.members or state.waiting.members)
 
 
 def _end_of_step(state: State, out: Update) -> None:
-    for request in state.ends.pop(state.step):
-        _end(state, state.entries[request], "length", out)
+    if state.ends.next == state.step:
+        for request in state.ends.pop(state.step):
+            _end(state, state.entries[request], "length", out)
     state.step += 1
 
 
@@ -303,28 +337,21 @@ def _take_in(
         state.dismiss(entry)
         entry.stage = Stage.HELD
         state.held += 1
-        state.left[entry.request.id] = None
+        state.left[entry.id] = None
         entry.told = 0
-        out.handed.append(entry.request.id)
+        out.handed.append(entry.id)
         state.refile(entry)
     else:
         entry.stage = Stage.JOINING
-        state.joining[entry.request.id] = None
+        state.joining[entry.id] = None
         state.promise(entry)
         state.refile(entry)
 
 
 def _end(state: State, entry: Entry, reason: FinishReason, out: Update) -> None:
     if not entry.cancelled:
-        out.ended.append(
-            Ended(
-                entry.request.id,
-                reason,
-                entry.cached_tokens,
-                entry.preemptions,
-                entry.started_s,
-            )
-        )
+        cached = entry.cached_tokens if entry.cached else 0
+        out.ended.append(Ended(entry.id, reason, cached, entry.preemptions, entry.started_s))
     holdings.remove(state, entry)
 
 

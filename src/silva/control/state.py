@@ -1,4 +1,4 @@
-"""What the scheduler knows: settings, requests and where each stands, blocks, and counts.
+"""What the scheduler knows: settings, requests, blocks, and counts.
 
 Nothing here decides. The counts are kept up to date by `admit`, `join` and `dismiss`, so that no
 step has to look at all requests.
@@ -6,17 +6,23 @@ step has to look at all requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, replace
 
 from silva.control.agenda import Agenda
 from silva.control.blocks import BlockPool
+from silva.control.entry import Entry, Filed, Stage
 from silva.control.prefix import PrefixIndex
 from silva.control.request import Chunk, Plan, Request
 from silva.control.slo import Load
 from silva.control.urgency import Order, UrgencyQueue
 from silva.errors import ConfigError
+
+_SAFE, _IDLE, _PROMISED, _RUNNING = Filed
+_DECODING, _HELD = Stage.DECODING, Stage.HELD
+_OUTSIDE = (Stage.FILLING, Stage.RESERVED, Stage.HELD)
+"""Blocks of these are read or written by somebody outside. Members of an enumeration have names of
+their own here, since a step looks at them for every request that changes, and they are slow to find.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,90 +79,6 @@ class Settings:
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold so many tokens."""
         return -(-tokens // self.block_tokens)
-
-
-class Stage(Enum):
-    """Where a request stands. `admitted` entries count towards `max_running`."""
-
-    WAITING = "in the queue"
-    PARKED = "waits for a block that another request makes"
-    LOOKING = "its lookup at the cache peers is outstanding"
-    FILLING = "blocks of the cache peers are read into its own"
-    STARTED = "admitted, computes its prompt"
-    JOINING = "has its first token, decodes from the next step on"
-    DECODING = "is given one token a step"
-    RESERVED = "its KV is on the way from a prefill peer"
-    HELD = "its KV waits to be fetched by a decode peer"
-
-
-class Filed(Enum):
-    """As what an entry's blocks are counted when others need room."""
-
-    SAFE = "none, or never taken: a step, or somebody outside, reads or writes them"
-    IDLE = "hits of a request that waits: any request before it may take them"
-    PROMISED = "none yet, but some are promised to it"
-    RUNNING = "taken by preemption"
-
-    __hash__ = object.__hash__  # an enumeration's own is written in Python
-
-
-_SAFE, _IDLE, _PROMISED, _RUNNING = Filed
-_DECODING, _HELD = Stage.DECODING, Stage.HELD
-_OUTSIDE = (Stage.FILLING, Stage.RESERVED, Stage.HELD)
-"""Blocks of these are read or written by somebody outside. Members of an enumeration have names of
-their own here, since a step looks at them for every request that changes, and they are slow to find.
-"""
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One request and where it stands. `length` are its known tokens, `computed` those with KV;
-    while it decodes both are as they were when it joined (`State.length_of`).
-    """
-
-    request: Request
-    order: Order
-    keys: Sequence[bytes]
-    length: int
-    limit: int
-    """Length at which it ends."""
-    hand_over: bool = False
-    lookup: bool = False
-    stage: Stage = Stage.WAITING
-    computed: int = 0
-    blocks: list[int] = field(default_factory=list)
-    told: int = 0
-    """How many of `blocks` the runner knows from plans."""
-    admitted: bool = False
-    coming: bool = False
-    """Reserved or just arrived, not yet in the batch."""
-    promised: int = 0
-    """Blocks it will still need for its known tokens."""
-    joined_step: int = 0
-    filed: Filed = Filed.SAFE
-    filed_blocks: int = 0
-    """Blocks held and promised that are counted in `State.running_blocks`."""
-    sampled: bool = False
-    """Its last known token was sampled: if that alone lacks KV, it decodes."""
-    looked: bool = False
-    """The cache peers were asked, or are known not to have more."""
-    waits_for: bytes | None = None
-    sought: dict[bytes, None] = field(default_factory=dict)
-    """Keys that it makes by looking for them."""
-    filling: dict[bytes, int] = field(default_factory=dict)
-    """Keys whose blocks are being read, and the places of these in `blocks`."""
-    ready: int = 0
-    """Blocks that need no transfer, of a reservation."""
-    cancelled: bool = False
-    """Its owner has left, but its blocks are still written to: it goes when that is over."""
-    cached: int = 0
-    preemptions: int = 0
-    started_s: float | None = None
-
-    @property
-    def cached_tokens(self) -> int:
-        """Tokens of the prompt whose KV came from a cache, when it first started."""
-        return min(self.cached, len(self.request.prompt))
 
 
 @dataclass(frozen=True)
@@ -281,13 +203,17 @@ class State:
     def join(self, entry: Entry) -> None:
         """An admitted request decodes from the step `self.step` on."""
         self._stop_starting(entry)
+        step, length = self.step, entry.length
         entry.stage = _DECODING
-        entry.joined_step = self.step
+        entry.joined_step = step
         self.decoding += 1
-        self._context_base += entry.length - self.step
-        self.ends.note(entry.request.id, self.step + entry.limit - entry.length - 1)
-        self.note_growth(entry)
-        self.refile(entry)
+        self._context_base += length - step
+        self.ends.note(entry.id, step + entry.limit - length - 1)
+        held = len(entry.blocks)
+        if held * self.settings.block_tokens < entry.limit - 1:
+            self.note_growth(entry)
+        if entry.filed_blocks != held or entry.filed is not _RUNNING:
+            self.refile(entry)
 
     def note_growth(self, entry: Entry) -> None:
         """Note when a decoding request needs its next block.
@@ -299,7 +225,7 @@ class State:
         covered = len(entry.blocks) * settings.block_tokens
         if covered < entry.limit - 1:
             due = step + covered - self.length_of(entry) + 1 - settings.drafts
-            self.growth.note(entry.request.id, due if due > step else step)
+            self.growth.note(entry.id, due if due > step else step)
 
     def blocks_to_grow(self, entry: Entry) -> int:
         """Blocks that a request lacks for its known tokens and, to decode next, for its drafts."""
@@ -311,7 +237,7 @@ class State:
 
     def hurry(self, entry: Entry, tokens: int) -> None:
         """A decoding request was given so many tokens more than one in the step `self.step`."""
-        request = entry.request.id
+        request = entry.id
         entry.length += tokens
         self._context_base += tokens
         last, grows = self.ends.step_of(request), self.growth.step_of(request)
@@ -324,10 +250,11 @@ class State:
         """Count a request as neither running nor coming; it keeps its blocks."""
         if entry.stage is _DECODING:
             self.decoding -= 1
-            self._context_base -= entry.length - entry.joined_step
-            entry.length = self.length_of(entry)
-            self.growth.strike(entry.request.id)
-            self.ends.strike(entry.request.id)
+            since = entry.joined_step
+            self._context_base -= entry.length - since
+            entry.length += self.step - since
+            self.growth.strike(entry.id)
+            self.ends.strike(entry.id)
         elif entry.admitted:
             self._stop_starting(entry)
         if entry.admitted:
@@ -352,43 +279,49 @@ class State:
 
     def promise(self, entry: Entry) -> None:
         """Renew the count of blocks that an admitted request will still need for its tokens."""
-        size = self.settings.block_tokens
-        needs = max(0, (entry.length + size - 1) // size - len(entry.blocks))
-        self.promised += needs - entry.promised
-        entry.promised = needs
+        needs = -(-entry.length // self.settings.block_tokens) - len(entry.blocks)
+        if needs < 0:
+            needs = 0
+        if needs != entry.promised:
+            self.promised += needs - entry.promised
+            entry.promised = needs
 
     def refile(self, entry: Entry) -> None:
         """Count the entry's blocks as what they are now; after every change of them or of stage."""
-        request, before, blocks = entry.request, entry.filed, len(entry.blocks)
-        if request.id in self.flight or entry.stage in _OUTSIDE:
-            kind = _SAFE
-        elif blocks:
-            kind = _RUNNING if entry.admitted or entry.coming else _IDLE
+        request, before = entry.id, entry.filed
+        count = len(entry.blocks) + entry.promised
+        if not count or request in self.flight or entry.stage in _OUTSIDE:
+            kind, count = _SAFE, 0
+        elif not entry.blocks:
+            kind = _PROMISED
+        elif entry.admitted or entry.coming:
+            kind = _RUNNING
         else:
-            kind = _PROMISED if entry.promised else _SAFE
-        count = blocks + entry.promised if kind is _RUNNING or kind is _PROMISED else 0
+            kind, count = _IDLE, 0
         if count != entry.filed_blocks:
-            total = self.running_blocks.get(request.priority, 0) + count - entry.filed_blocks
+            priority = entry.order[0]
+            total = self.running_blocks.get(priority, 0) + count - entry.filed_blocks
             entry.filed_blocks = count
             if total:
-                self.running_blocks[request.priority] = total
+                self.running_blocks[priority] = total
             else:
-                del self.running_blocks[request.priority]
+                del self.running_blocks[priority]
         if kind is not before:
             entry.filed = kind
             if before is not _SAFE:
-                self.holders[before].remove(request.id)
+                self.holders[before].remove(request)
             if kind is not _SAFE:
-                self.holders[kind].push(request.id, entry.order)
+                self.holders[kind].push(request, entry.order)
 
     def refile_grown(self, entry: Entry, blocks: int) -> None:
         """The same for a decoding request that was given blocks: the usual change."""
         entry.filed_blocks += blocks
-        self.running_blocks[entry.request.priority] += blocks
+        self.running_blocks[entry.order[0]] += blocks
 
     def _stop_starting(self, entry: Entry) -> None:
         if not entry.hand_over:
             self.starting -= 1
             self.starting_tokens -= entry.length
-        self.promised -= entry.promised
-        entry.promised = 0
+        if entry.promised:
+            self.promised -= entry.promised
+            entry.promised = 0

@@ -9,9 +9,13 @@ closes admission for this step, so that nobody behind it can keep it out for eve
 from __future__ import annotations
 
 from silva.control import fills, holdings
+from silva.control.entry import Entry, Filed, Stage
 from silva.control.request import Chunk, Plan
 from silva.control.slo import StepTime, largest_chunk
-from silva.control.state import Entry, Stage, State
+from silva.control.state import State
+
+_DECODING = Stage.DECODING
+"""A name of its own, as in `silva.control.state`."""
 
 
 def has_room(state: State, entry: Entry, step_time: StepTime, *, coming: bool = False) -> bool:
@@ -35,17 +39,19 @@ def has_room(state: State, entry: Entry, step_time: StepTime, *, coming: bool = 
 
 def only_decoding(state: State) -> Plan:
     """The plan of a step in which nobody joins, grows, waits or computes a prompt."""
-    plan = Plan(
-        step=state.step,
-        left=tuple(state.left),
-        preempted=tuple(state.preempted),
-        decoding=state.decoding,
-        tokens=state.decoding,
-    )
     state.stuck = True
+    left, preempted = _gone(state)
+    return Plan(state.step, (), left, preempted, (), (), state.decoding, state.decoding)
+
+
+def _gone(state: State) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Who left and who of them was preempted since the last plan, which this one tells."""
+    if not state.left and not state.preempted:
+        return (), ()
+    gone = tuple(state.left), tuple(state.preempted)
     state.left.clear()
     state.preempted.clear()
-    return plan
+    return gone
 
 
 class StepBuilder:
@@ -62,33 +68,30 @@ class StepBuilder:
     def build(self) -> Plan:
         """The plan; the state is then that of a step in flight if the plan has any tokens."""
         state = self.state
-        self._join_and_grow()
+        if state.joining or state.growth.next == state.step:
+            self._join_and_grow()
         state.stuck = not self._serve()
-        news = self._news()
-        decoding = [e for e in self.changed.values() if e.stage is Stage.DECODING]
-        plan = Plan(
-            step=state.step,
-            joined=tuple(e.request.id for e in decoding if e.joined_step == state.step),
-            left=tuple(state.left),
-            preempted=tuple(state.preempted),
-            chunks=tuple(state.flight.values()),
-            blocks=news,
-            decoding=state.decoding,
-            tokens=state.decoding + self.used,
+        joined, news = self._news()
+        left, preempted = _gone(state)
+        chunks, decoding = tuple(state.flight.values()), state.decoding
+        return Plan(
+            state.step, joined, left, preempted, chunks, news, decoding, decoding + self.used
         )
-        state.left.clear()
-        state.preempted.clear()
-        return plan
 
-    def _news(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Blocks that the runner does not know yet, of the requests that this step computes."""
-        news = []
+    def _news(self) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]:
+        """Who decodes from this step on; and blocks that the runner does not know yet, of the
+        requests that this step computes.
+        """
+        joined, news, flight, step = [], [], self.state.flight, self.state.step
         for request, entry in self.changed.items():
-            runs = entry.stage is Stage.DECODING or request in self.state.flight
-            if runs and entry.told < len(entry.blocks):
-                news.append((request, tuple(entry.blocks[entry.told :])))
-                entry.told = len(entry.blocks)
-        return tuple(news)
+            decodes = entry.stage is _DECODING
+            if decodes and entry.joined_step == step:
+                joined.append(request)
+            told, held = entry.told, len(entry.blocks)
+            if told < held and (decodes or request in flight):
+                news.append((request, tuple(entry.blocks[told:])))
+                entry.told = held
+        return tuple(joined), tuple(news)
 
     def _join_and_grow(self) -> None:
         state = self.state
@@ -99,7 +102,7 @@ class StepBuilder:
         state.joining.clear()
         for request in state.growth.pop(state.step):
             entry = state.entries[request]
-            if entry.stage is not Stage.DECODING:
+            if entry.stage is not _DECODING:
                 continue  # preempted for another one a moment ago
             if holdings.room_to_grow(state, entry, state.blocks_to_grow(entry)):
                 holdings.grow(state, entry)
@@ -110,16 +113,15 @@ class StepBuilder:
     def _serve(self) -> bool:
         """Serve requests that do not decode, the most urgent first; whether any could be."""
         state, served = self.state, False
+        entries, started, waiting = state.entries, state.started, state.waiting
         while True:
-            running = state.started.first() if self._computing else None
-            waiting = state.waiting.first() if self._admitting else None
-            first = None if running is None else state.entries[running]
-            new = None if waiting is None else state.entries[waiting]
-            if new is not None and (first is None or new.order < first.order):
-                self._admitting = self._start(new)
+            first = started.first() if self._computing and started.members else None
+            new = waiting.first() if self._admitting and waiting.members else None
+            if new is not None and (first is None or waiting.members[new] < started.members[first]):
+                self._admitting = self._start(entries[new])
                 served = served or self._admitting
             elif first is not None:
-                self._computing = self._compute(first)
+                self._computing = self._compute(entries[first])
                 served = served or self._computing
             else:
                 return served
@@ -131,7 +133,7 @@ class StepBuilder:
         if key is not None and state.index.maker(key) is not None:
             if state.running + self.parked >= state.settings.max_running:
                 return False  # it could not run in the next step either
-            state.waiting.remove(entry.request.id)
+            state.waiting.remove(entry.id)
             self._park(entry, key)
             return True
         joins = entry.sampled and entry.length - entry.computed == 1
@@ -147,7 +149,7 @@ class StepBuilder:
             return False
         if not holdings.room_to_start(state, entry):
             return False
-        state.waiting.remove(entry.request.id)
+        state.waiting.remove(entry.id)
         state.admit(entry)
         if joins:
             self._join(entry)
@@ -156,7 +158,7 @@ class StepBuilder:
         else:
             # It was the most urgent of all, unless the room made for it has woken another one.
             entry.stage = Stage.STARTED
-            if not self._is_first(entry):
+            if (state.waiting.members or state.started.members) and not self._is_first(entry):
                 holdings.enqueue(state, entry)
                 return True
             self._computing = self._compute(entry)
@@ -180,49 +182,52 @@ class StepBuilder:
             raise AssertionError("room was made for these blocks")
         self._stamp(entry)
         state.join(entry)
-        self.changed[entry.request.id] = entry
+        self.changed[entry.id] = entry
 
     def _compute(self, entry: Entry) -> bool:
         """Give an admitted request its next chunk; False: no tokens or no blocks are left."""
         state, size = self.state, self.state.settings.block_tokens
         key = self._share(entry) if entry.keys else None
         if key is not None and state.index.maker(key) is not None:
-            state.started.remove(entry.request.id)
+            state.started.remove(entry.id)
             self._park(entry, key)
             return True
-        gap = entry.length - entry.computed
-        count = min(gap, self._budget())
+        computed, count = entry.computed, self._budget()
+        gap = entry.length - computed
+        if count > gap:
+            count = gap
         if count <= 0:
             return False
-        needs = -(-(entry.computed + count) // size) - len(entry.blocks)
-        if needs > 0 and not holdings.room_to_grow(state, entry, needs):
-            count = (len(entry.blocks) + state.pool.free) * size - entry.computed
+        needs = -(-(computed + count) // size) - len(entry.blocks)
+        if needs > state.pool.free and not holdings.room_to_grow(state, entry, needs):
+            count = (len(entry.blocks) + state.pool.free) * size - computed
             if count <= 0:
                 return False
-        stop = entry.computed + count
-        if count < gap and stop - stop % size > entry.computed:
+        stop = computed + count
+        if count < gap and stop - stop % size > computed:
             stop -= stop % size  # whole blocks can be shared
-        needs = max(0, -(-stop // size) - len(entry.blocks))
-        if not holdings.take(state, entry, needs):
+        needs = -(-stop // size) - len(entry.blocks)
+        if needs > 0 and not holdings.take(state, entry, needs):
             raise AssertionError("room was made for these blocks")
-        state.started.remove(entry.request.id)
+        state.started.remove(entry.id)
         self._fly(entry, stop)
         return True
 
     def _fly(self, entry: Entry, stop: int) -> None:
         """Positions up to `stop` are computed in this step, and their blocks made."""
-        state, size = self.state, self.state.settings.block_tokens
-        request = entry.request.id
+        state, request, start = self.state, entry.id, entry.computed
         if entry.keys:
-            for place in range(entry.computed // size, min(stop // size, len(entry.keys))):
+            size = state.settings.block_tokens
+            for place in range(start // size, min(stop // size, len(entry.keys))):
                 key = entry.keys[place]
                 if state.index.find(key) is None and state.index.maker(key) is None:
                     state.index.begin(key, request)
-        state.flight[request] = Chunk(request, entry.computed, stop, stop == entry.length)
-        self.used += stop - entry.computed
+        state.flight[request] = Chunk(request, start, stop, stop == entry.length)
+        self.used += stop - start
         self.changed[request] = entry
         self._stamp(entry)
-        state.refile(entry)
+        if entry.filed is not Filed.SAFE:
+            state.refile(entry)
 
     def _share(self, entry: Entry) -> bytes | None:
         """Take all hits there are; the key of the block that it would have to compute next."""

@@ -11,12 +11,15 @@ Order = tuple[int, float, int]
 class UrgencyQueue:
     """Requests in order, the most urgent first; or, `last_first`, the least urgent.
 
-    A request stands in it once at most. All operations cost O(log n), spread over many calls.
+    A request stands in it once at most. All operations cost O(log n), spread over many calls. Who
+    comes is sorted in when somebody asks for the first: where nobody does, coming costs O(1).
     """
 
     def __init__(self, *, last_first: bool = False) -> None:
         self._last_first = last_first
         self._heap: list[tuple[Order, str]] = []
+        self._new: list[tuple[Order, str]] = []
+        """Requests that came since somebody asked."""
         self.members: dict[str, Order] = {}
         """Requests that stand in it, for whoever asks often whether there are any. To be read only."""
 
@@ -28,11 +31,11 @@ class UrgencyQueue:
 
     def push(self, request: str, order: Order) -> None:
         """Put a request in, or move it to another place."""
-        key = (-order[0], -order[1], -order[2]) if self._last_first else order
-        if self.members.get(request) != key:
-            self.members[request] = key
-            heapq.heappush(self._heap, (key, request))
-            if len(self._heap) > 64 + 2 * len(self.members):
+        members = self.members
+        if members.get(request) != order:
+            members[request] = order
+            self._new.append((order, request))
+            if len(self._new) > 64 + 2 * len(members):
                 self._tidy()
 
     def remove(self, request: str) -> None:
@@ -41,24 +44,39 @@ class UrgencyQueue:
 
     def first(self) -> str | None:
         """The request whose turn it is; None when the queue is empty."""
-        heap, members = self._heap, self.members
-        while heap:
+        members = self.members
+        if len(members) < 2:
+            return next(iter(members), None)
+        if self._new:
+            self._sort_in()
+        heap = self._heap
+        while True:
             key, request = heap[0]
-            if members.get(request) == key:
+            if members.get(request) == (_reverse(key) if self._last_first else key):
                 return request
             heapq.heappop(heap)
-        return None
 
     def pop(self) -> str | None:
         """The same, and it is taken out."""
         request = self.first()
         if request is not None:
-            heapq.heappop(self._heap)
             del self.members[request]
         return request
+
+    def _sort_in(self) -> None:
+        if len(self._heap) > 64 + 2 * len(self.members):
+            self._tidy()
+        for order, request in self._new:
+            key = _reverse(order) if self._last_first else order
+            heapq.heappush(self._heap, (key, request))
+        self._new.clear()
 
     def _tidy(self) -> None:
         # Requests taken out leave their entries behind, which would pile up under a first one that
         # stays for long.
-        self._heap = [(key, request) for request, key in self.members.items()]
-        heapq.heapify(self._heap)
+        self._new = [(order, request) for request, order in self.members.items()]
+        self._heap.clear()
+
+
+def _reverse(order: Order) -> Order:
+    return (-order[0], -order[1], -order[2])

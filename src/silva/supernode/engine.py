@@ -8,7 +8,6 @@ run at the end of the step that is under way, as a server would.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from silva.control import scheduler
 from silva.control.request import Chunk, Plan, StepResult
@@ -18,7 +17,7 @@ from silva.control.state import Settings, State
 
 
 class Engine:
-    """A scheduler with step times. `wake` is called with the time at which a step will end."""
+    """A scheduler with step times. Whoever starts it looks at `due_s` for when to `finish`."""
 
     def __init__(
         self,
@@ -31,7 +30,6 @@ class Engine:
         self.name, self.number = f"{role}-{number}", number
         self.settings, self.times = settings, times
         self.hands_over = hands_over
-        self.wake: Callable[[Engine, float], None] = lambda engine, time_s: None
         self.takes_together = True
         """Whether quiet steps are taken together; the answers differ by rounding only."""
         self.busy_s = 0.0
@@ -73,35 +71,41 @@ class Engine:
         if self.takes_together:
             if state.joining:
                 scheduler.settle(state)
-            quiet = scheduler.quiet_steps(state)
-            if quiet:
-                self._start_run(now_s, quiet)
+            count = scheduler.quiet_steps(state)
+            if count:
+                self._start_run(now_s, count)
                 return
         plan = scheduler.schedule(state, now_s, self.times)
-        if plan.tokens:
+        tokens = plan.tokens
+        if tokens:
             self._plan = plan
-            self._finish_at(now_s, self.times.seconds(*state.load()))
+            decoding = plan.decoding
+            seconds = self.times.seconds(decoding, state.context_tokens, tokens - decoding)
+            self.due_s = now_s + seconds
+            self.busy_s += seconds
 
-    def interrupt(self, now_s: float) -> None:
+    def interrupt(self, now_s: float) -> bool:
         """Somebody is about to come: a run of quiet steps ends with the one that is under way.
 
-        Called before the state is changed: what passed is advanced, the step under way scheduled.
+        Called before the state is changed: what passed is advanced, the step under way is in
+        flight. Returns whether `due_s` is another one now.
         """
         if self._run is None:
-            return
+            return False
         start_s, count, first_s, slope = self._run
-        steps = min(count, max(1, _steps_until(now_s - start_s, first_s, slope)))
+        steps = _steps_until(now_s - start_s, first_s, slope)
+        if steps < 1:
+            steps = 1
+        elif steps > count:
+            steps = count
         self._run = None
-        began_s = start_s
-        if steps > 1:
-            self.steps += steps - 1
-            scheduler.advance(self.state, steps - 1)
-            began_s += _run_s(steps - 1, first_s, slope)
-        self._plan = scheduler.schedule(self.state, began_s, self.times)
-        if steps < count:
-            before, self.due_s = self.due_s, start_s + _run_s(steps, first_s, slope)
-            self.busy_s -= before - self.due_s
-            self.wake(self, self.due_s)
+        self.steps += steps - 1
+        self._plan = scheduler.begin(self.state, steps)
+        if steps == count:
+            return False
+        before, self.due_s = self.due_s, start_s + _run_s(steps, first_s, slope)
+        self.busy_s -= before - self.due_s
+        return True
 
     def finish(self) -> Update:
         """The step or run under way has ended; `chunks` says what it computed of prompts."""
@@ -120,19 +124,17 @@ class Engine:
         return scheduler.update(self.state, StepResult(plan.step, 0.0))
 
     def _start_run(self, now_s: float, count: int) -> None:
-        decoding, context, _ = load = self.state.load()
-        first = self.times.seconds(*load)
+        state, times = self.state, self.times
+        decoding, context = state.decoding, state.context_tokens
+        first = times.seconds(decoding, context, 0)
         slope = 0.0
         if count > 1:
-            last = self.times.seconds(decoding, context + (count - 1) * decoding, 0)
+            last = times.seconds(decoding, context + (count - 1) * decoding, 0)
             slope = (last - first) / (count - 1)
         self._run = (now_s, count, first, slope)
-        self._finish_at(now_s, _run_s(count, first, slope))
-
-    def _finish_at(self, now_s: float, seconds: float) -> None:
+        seconds = count * first + slope * count * (count - 1) / 2
         self.due_s = now_s + seconds
         self.busy_s += seconds
-        self.wake(self, self.due_s)
 
 
 def _run_s(steps: int, first_s: float, slope: float) -> float:

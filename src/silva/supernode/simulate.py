@@ -11,16 +11,15 @@ import gc
 import heapq
 import math
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silva.control import fills, handover, scheduler
+from silva.control.entry import Stage
 from silva.control.request import Request, SamplingParams
 from silva.control.scheduler import Update
-from silva.control.state import Stage
 from silva.supernode.carried import Carried
 from silva.supernode.cluster import Cluster, Failure
 from silva.supernode.cost.links import hand_over_s, pool_read_s
@@ -62,8 +61,7 @@ class _Asked(Request):
         own["sampling"], own["arrival_s"] = sampling, arrival_s
 
 
-@dataclass(frozen=True, slots=True)
-class _Journey:
+class _Journey(NamedTuple):
     """KV on its way. A generation tells whether an instance has failed since."""
 
     request: Request
@@ -110,8 +108,7 @@ class Simulation:
         self._started_s = _column(self.records.started_s)
         self._finished_s = _column(self.records.finished_s)
         self._attempts = self.records.attempts.data
-        for engine in fleet.engines:
-            engine.wake = self._wake
+        self._ends = self._step_ends
         self.faults = Faults(cluster, system, fleet, traffic)
         for loss in self.faults.losses(failures):
             self._at(loss.at_s, self._fail, loss)
@@ -136,34 +133,40 @@ class Simulation:
         return self.records
 
     def _handle_all(self) -> int:
-        arrivals = self.traffic.arrivals()
-        index, next_s, output = next(arrivals)
-        events, sampler, count = self._events, self._sampler, 0
-        while self.left:
-            due_s = events[0][0] if events else math.inf
-            until_s = next_s if next_s <= due_s else due_s
-            if sampler.due_s <= until_s:
-                counts = (each.state.counts() for each in self.fleet.engines if each.up)
-                sampler.take(until_s, counts, len(self.waiting))
-            if due_s < next_s:
-                self.now_s, _, handle, subject = heapq.heappop(events)
+        events, pop, sampled_s, count = self._events, heapq.heappop, 0.0, 0
+        for index, next_s, output in self.traffic.arrivals():
+            while self.left and events and events[0][0] < next_s:
+                time_s, _, handle, subject = pop(events)
+                if sampled_s <= time_s:
+                    sampled_s = self._sample(time_s)
+                self.now_s = time_s
                 handle(subject)
-            elif index >= 0:
-                self.now_s = next_s
-                self._arrive(index, output)
-                index, next_s, output = next(arrivals)
-            else:
-                raise RuntimeError(f"{self.left} requests are left and nothing happens any more")
+                count += 1
+            if index < 0:
+                break
+            if sampled_s <= next_s:
+                sampled_s = self._sample(next_s)
+            self.now_s = next_s
+            self._arrive(index, output)
             count += 1
+        if self.left:
+            raise RuntimeError(f"{self.left} requests are left and nothing happens any more")
         return count
+
+    def _sample(self, until_s: float) -> float:
+        """Queues up to a time; when the next sample is due."""
+        counts = (each.state.counts() for each in self.fleet.engines if each.up)
+        self._sampler.take(until_s, counts, len(self.waiting))
+        return self._sampler.due_s
 
     def _at(self, time_s: float, handle: Any, subject: Any) -> None:
         self._number += 1
         heapq.heappush(self._events, (time_s, self._number, handle, subject))
 
-    def _wake(self, engine: Engine, time_s: float) -> None:
-        self._number += 1
-        heapq.heappush(self._events, (time_s, self._number, self._step_ends, engine))
+    def _interrupt(self, engine: Engine) -> None:
+        """Before something comes to an instance."""
+        if engine.interrupt(self.now_s):
+            self._at(engine.due_s, self._ends, engine)
 
     def _arrive(self, index: int, output: int) -> None:
         params = self._params.get(output)
@@ -179,7 +182,7 @@ class Simulation:
             self.waiting.append(request)
             return
         self._attempts[index] += 1
-        engine.interrupt(self.now_s)
+        self._interrupt(engine)
         names = self.traffic.shared[index] if self.traffic.shared else ()
         scheduler.add(
             engine.state,
@@ -194,19 +197,24 @@ class Simulation:
         """Begin a step, and the lookups of those that it admits."""
         while engine.due_s == math.inf:
             engine.start(self.now_s)
-            begun = fills.lookups(engine.state) if self.cache is not None else ()
-            for request, keys in begun:
-                self._look(engine, request, keys)
-            if not begun:
+            if engine.due_s != math.inf:
+                self._at(engine.due_s, self._ends, engine)
+            if self.cache is None or not self._look_up(engine):
                 return
+
+    def _look_up(self, engine: Engine) -> bool:
+        """Whether any lookup began."""
+        begun = fills.lookups(engine.state)
+        for request, keys in begun:
+            self._look(engine, request, keys)
+        return bool(begun)
 
     def _look(self, engine: Engine, request: str, keys: tuple[bytes, ...]) -> None:
         found = self.cache.found(keys) if self.cache is not None else ()
         read = [key for key, _ in fills.fill(engine.state, request, found)]
         if read:
             tokens = len(read) * self.fleet.block_tokens / self.system.prefill.dies
-            plane = self.cluster.cache_plane
-            machine = self.faults.system.machine
+            machine, plane = self.faults.system.machine, self.cluster.cache_plane
             seconds = pool_read_s(machine, tokens, self.token_bytes, plane)
             self._carried.read(seconds)
             subject = (engine, engine.generation, request, read)
@@ -215,7 +223,7 @@ class Simulation:
     def _filled(self, subject: tuple[Engine, int, str, list[bytes]]) -> None:
         engine, generation, request, keys = subject
         if engine.generation == generation:
-            engine.interrupt(self.now_s)
+            self._interrupt(engine)
             fills.filled(engine.state, request, keys)
             self._start(engine)
 
@@ -241,7 +249,8 @@ class Simulation:
             index = int(ended.request)
             self._finished_s[index] = now
             self.left -= 1
-            self._note(index, ended.started_s, ended.cached_tokens)
+            if self._started_s[index] != self._started_s[index]:
+                self._note(index, ended.started_s, ended.cached_tokens)
             said = self._said.get(index, 0) if self._said else 0
             self.fleet.over(engine, self._prompts[index] + said)
         if self.cache is not None:
@@ -264,7 +273,7 @@ class Simulation:
         tokens = _known(request)
         target = self.fleet.for_answer(tokens)
         if target is not None:
-            target.interrupt(self.now_s)
+            self._interrupt(target)
         taken = target is not None and handover.reserve(target.state, request, (), target.times)
         if target is None or not taken:
             self.homeless.append((request, source, source.generation))
@@ -284,9 +293,9 @@ class Simulation:
                 return
 
     def _land(self, journey: _Journey) -> None:
-        request, source, target = journey.request, journey.source, journey.target
-        there = target.generation == journey.target_generation
-        if source.generation != journey.source_generation:
+        request, source, source_generation, target, target_generation = journey
+        there = target.generation == target_generation
+        if source.generation != source_generation:
             if there:
                 handover.abandon(target.state, request.id)
                 self.fleet.over(target, _known(request))
@@ -296,7 +305,7 @@ class Simulation:
             return
         handover.release(source.state, request.id)
         self.fleet.fetched(source)
-        target.interrupt(self.now_s)
+        self._interrupt(target)
         handover.commit(target.state, request.id)
         self._start(target)
         self._start(source)
@@ -320,7 +329,7 @@ class Simulation:
         self._at(back_s, self._loaded, loss)
 
     def _lose(self, engine: Engine) -> None:
-        engine.interrupt(self.now_s)
+        self._interrupt(engine)
         entries, lengths = list(engine.state.entries.values()), engine.lengths()
         self.fleet.lose(engine, self.now_s)
         for entry, length in zip(entries, lengths, strict=True):
@@ -359,7 +368,7 @@ class Simulation:
     def _slow(self, changed: bool) -> None:
         """Steps take another time from the next one on."""
         for engine in self.fleet.engines if changed else ():
-            engine.interrupt(self.now_s)
+            self._interrupt(engine)
             engine.times = self.faults.times(engine)
 
     def _window_ends(self, roles: Roles) -> None:

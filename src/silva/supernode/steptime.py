@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import replace
 
-from silva.supernode.curve import Curve
+from silva.supernode.curve import Curve, Piece, pieces
 from silva.supernode.decode import decode_step
 from silva.supernode.prefill import prefill_step
 from silva.supernode.profile import Profile
@@ -18,6 +18,7 @@ from silva.supernode.workload import DecodeLoad, PrefillLoad
 
 _BATCHES = (1.0, 4.0, 8.0, 16.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0)
 _LENGTHS = (0.0, 1024.0, 4096.0, 16_384.0, 65_536.0)
+_INNER = _LENGTHS[1:-1]
 _TOKENS = (64.0, 256.0, 1024.0, 4096.0, 8192.0, 16_384.0, 32_768.0)
 
 
@@ -33,8 +34,8 @@ class DecodeTimes:
     ) -> None:
         self.packages, self.prefill = packages, prefill
         self.rows = [Curve(_BATCHES, _decode_row(system, load, length)) for length in _LENGTHS]
-        self._columns: dict[int, tuple[float, ...]] = {}
-        """Values at each length, of batches that were asked for: the same few come again."""
+        self._columns: dict[int, tuple[Piece, ...]] = {}
+        """Pieces over the length, of batches that were asked for: the same few come again."""
 
     def seconds(self, decoding: int, context_tokens: int, prefill_tokens: int) -> float:
         """Seconds of a step with so much work."""
@@ -42,14 +43,16 @@ class DecodeTimes:
         if decoding:
             column, length = self._columns.get(decoding), context_tokens / decoding
             if column is None:
-                column = tuple(row.at(decoding / self.packages) for row in self.rows)
-                self._columns[decoding] = column
-            i = bisect_right(_LENGTHS, length, 1, len(_LENGTHS) - 1)
-            low, below = _LENGTHS[i - 1], column[i - 1]
-            total = below + (length - low) / (_LENGTHS[i] - low) * (column[i] - below)
+                column = self._columns[decoding] = self._column(decoding / self.packages)
+            low, span, below, rise = column[bisect_right(_INNER, length)]
+            total = below + (length - low) / span * rise
         if prefill_tokens and self.prefill is not None:
             total += self.prefill.seconds(0, 0, prefill_tokens)
         return total
+
+    def _column(self, batch: float) -> tuple[Piece, ...]:
+        values = [row.at(batch) for row in self.rows]
+        return pieces(_LENGTHS, values)
 
 
 class PrefillTimes:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 
 from silva.control import fills, handover, scheduler
 from silva.control.admission import Admission, admission
+from silva.control.entry import Stage
 from silva.control.handover import Reservation
 from silva.control.measured import MeasuredStepTime
 from silva.control.prefix import CacheIdentity, extend
@@ -38,7 +39,7 @@ from silva.control.request import (
     StoredBlock,
 )
 from silva.control.scheduler import Ended, Update
-from silva.control.state import Counts, Settings, Stage, State
+from silva.control.state import Counts, Settings, State
 from silva.errors import ServingError
 from silva.kernels import Backend
 from silva.models.language import LanguageModel
