@@ -20,7 +20,7 @@ PROMPTS = {f"p{n}": tokens_of(n, n, 89) for n in (1, 2, 5, 16, 31)}
 
 
 def said(model: LanguageModel, drafts: int) -> dict[str, list[int]]:
-    world = World(model, drafts=drafts, step_tokens=24)
+    world = World(model, drafts=drafts, step_tokens=24, max_running=8)
     for name, prompt in PROMPTS.items():
         world.ask(name, prompt, replace(GREEDY, max_tokens=8))
     world.run()
