@@ -1,4 +1,4 @@
-"""The picture of a partition: train images of every client and class, ordered by true group."""
+"""The picture of a partition: train rows of every client and class, ordered by true group."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from silva.data.nouns import ImageDataset, Partition
+from silva.data.nouns import Dataset, Partition
 
 _MOST_CLIENT_LABELS = 80
 _MOST_CLASS_LABELS = 120
 _LONGEST_LABEL = 24
 
 
-def class_counts(partition: Partition, dataset: ImageDataset) -> NDArray[np.int64]:
-    """Train images by client (in the partition's order) and class: int64 [clients, classes]."""
+def class_counts(partition: Partition, dataset: Dataset) -> NDArray[np.int64]:
+    """Train rows by client (in the partition's order) and class: int64 [clients, classes]."""
     classes = len(dataset.class_names)
     return np.stack(
         [np.bincount(dataset.labels[c.train], minlength=classes) for c in partition.clients]
@@ -31,8 +31,9 @@ def draw_histogram(
     counts: NDArray[np.int64],
     class_names: tuple[str, ...],
     file: BinaryIO,
+    unit: str = "images",
 ) -> None:
-    """Draw `counts` [clients, classes] as a heat map into `file`, as PNG.
+    """Draw `counts` [clients, classes] as a heat map into `file`, as PNG; `unit` is what they are of.
 
     Rows are ordered by group and, inside it, as in the partition; lines part the groups, and a
     client's label names its group and style and marks unseen clients with a star.
@@ -46,7 +47,7 @@ def draw_histogram(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(counts[order], aspect="auto", cmap="viridis", interpolation="nearest")
-    figure.colorbar(image, ax=axes, label="train images", shrink=0.8, pad=0.01)
+    figure.colorbar(image, ax=axes, label=f"train {unit}", shrink=0.8, pad=0.01)
     for border in np.flatnonzero(np.diff(groups[order])):
         axes.axhline(border + 0.5, color="white", linewidth=1.5)
     _label_clients(axes, partition, order)

@@ -1,23 +1,32 @@
-"""What the readers produce and the partitions deal out: images with labels, wherever they lie."""
+"""What the readers produce and the partitions deal out: rows of data, wherever they lie."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 TRAIN, TEST = 0, 1
-"""Values of `ImageDataset.split`."""
+"""Values of `Dataset.split`."""
 
 
-class ImageSource(Protocol):
-    """Images by number, decoded when asked for: an array, a blob of JPEGs or a tree of files."""
+class Source(Protocol):
+    """What lies in the rows of a data set."""
 
     def __len__(self) -> int: ...
+
+    def digest(self) -> str:
+        """SHA-256 that tells rows and their order from others."""
+        ...
+
+
+class ImageSource(Source, Protocol):
+    """Images by number, decoded when asked for: an array, a blob of JPEGs or a tree of files."""
 
     def load(self, rows: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
         """Decode images `rows` as RGB, resized to `side` x `side`: uint8 [len(rows), side, side, 3].
@@ -33,8 +42,8 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True)
-class ImageDataset:
-    """Labelled images; every array has one entry an image.
+class Dataset:
+    """Labelled rows; every array has one entry a row.
 
     labels   int64, index into class_names
     split    uint8, TRAIN or TEST; None when the format does not say (see `split.split_rows`)
@@ -44,7 +53,7 @@ class ImageDataset:
              another, such as "hub:owner/name@commit"; "" elsewhere
     """
 
-    source: ImageSource
+    source: Source
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     split: NDArray[np.uint8] | None = None
@@ -53,11 +62,16 @@ class ImageDataset:
     title: str = ""
     origin: str = ""
 
+    unit: ClassVar[str] = "rows"
+    """What rows are, for people."""
+    styled: ClassVar[bool] = False
+    """Whether rows can pass through a style (`silva.data.styles`)."""
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def digest(self) -> str:
-        """SHA-256 of images, labels, split and columns, row by row, and of what they mean."""
+        """SHA-256 of rows, labels, split and columns, row by row, and of what they mean."""
         said = [self.class_names, sorted(self.names.items()), sorted(self.columns)]
         state = hashlib.sha256(json.dumps([self.source.digest(), *said]).encode())
         arrays: list[NDArray[np.generic]] = [self.columns[name] for name in sorted(self.columns)]
@@ -65,6 +79,31 @@ class ImageDataset:
         for array in arrays:
             state.update(np.ascontiguousarray(array).data)
         return state.hexdigest()
+
+    def check(
+        self, clients: Sequence[ClientRows], after: Callable[[int, int], None] = lambda *_: None
+    ) -> None:
+        """Read every row of the clients once, where that could fail; DataError names the first.
+
+        `after` hears how many of how many have been read.
+        """
+
+
+@dataclass(frozen=True)
+class ImageDataset(Dataset):
+    """Labelled images."""
+
+    source: ImageSource
+
+    unit: ClassVar[str] = "images"
+    styled: ClassVar[bool] = True
+
+    def check(
+        self, clients: Sequence[ClientRows], after: Callable[[int, int], None] = lambda *_: None
+    ) -> None:
+        from silva.data.readable import check_images  # which knows the nouns
+
+        check_images(self.source, clients, after)
 
 
 @dataclass(frozen=True)
@@ -84,7 +123,7 @@ class ClientRows:
 
 @dataclass(frozen=True)
 class Partition:
-    """Who owns which image. `unseen` names the clients that take no part in training."""
+    """Who owns which row. `unseen` names the clients that take no part in training."""
 
     spec: str
     clients: tuple[ClientRows, ...]

@@ -1,4 +1,4 @@
-"""Data that already belongs to clients: a column of the data set says whose each image is."""
+"""Data that already belongs to clients: a column of the data set says whose each row is."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silva.data.client_names import check_client_name
-from silva.data.nouns import TEST, TRAIN, ClientRows, ImageDataset
+from silva.data.nouns import TEST, TRAIN, ClientRows, Dataset
 from silva.errors import PartitionError
 
 
 def clients_of_column(
-    dataset: ImageDataset, column: str, samples: int, most_test: int, rng: np.random.Generator
+    dataset: Dataset, column: str, samples: int, most_test: int, rng: np.random.Generator
 ) -> list[ClientRows]:
-    """The clients that `column` names, in order of name; each keeps its own images.
+    """The clients that `column` names, in order of name; each keeps its own rows.
 
-    A client with more than `samples` train images (unless samples is 0) or `most_test` test images
+    A client with more than `samples` train rows (unless samples is 0) or `most_test` test rows
     takes part with a random choice of them. Raises PartitionError for a name that no client may
-    have, two values of one name, and a client without train or without test images.
+    have, two values of one name, and a client without train or without test rows.
     """
     assert dataset.split is not None
     values = dataset.columns[column]
@@ -29,7 +29,7 @@ def clients_of_column(
         for rows, kind in ((train, "train"), (test, "test")):
             if not len(rows):
                 raise PartitionError(
-                    f"client {name} has no {kind} images",
+                    f"client {name} has no {kind} {dataset.unit}",
                     where=f"column {column!r}",
                     remedy="give it some, remove the client, or choose another --split",
                 )
@@ -38,7 +38,7 @@ def clients_of_column(
     return clients
 
 
-def _named(dataset: ImageDataset, column: str) -> dict[str, int]:
+def _named(dataset: Dataset, column: str) -> dict[str, int]:
     """Client name -> value of the column, for the values that occur."""
     names = dataset.names.get(column)
     where = f"column {column!r}"

@@ -1,4 +1,4 @@
-"""Who owns which image: `make_partition` deals a data set out to clients as a spec says.
+"""Who owns which row: `make_partition` deals a data set out to clients as a spec says.
 
 Train images belong to one client each. Test images may be shared: every client gets test images in
 the proportions of its own train classes, so that its test set is drawn as its train set is; two
@@ -22,10 +22,9 @@ from silva.data.dealing import (
     draw_shared,
 )
 from silva.data.mixtures import Cells, mixture
-from silva.data.nouns import TEST, TRAIN, ClientRows, ImageDataset, Partition
+from silva.data.nouns import TEST, TRAIN, ClientRows, Dataset, Partition
 from silva.data.owned import clients_of_column
 from silva.data.partition_io import load_partition, save_partition
-from silva.data.readable import check_images
 from silva.data.spec import PartitionSpec, known_partitions, parse_spec
 from silva.errors import PartitionError
 
@@ -42,7 +41,7 @@ _LEVELS = {"sc_dir": "coarse", "domain_dir": "domain"}
 
 
 def make_partition(
-    dataset: ImageDataset,
+    dataset: Dataset,
     spec: str,
     *,
     clients: int,
@@ -65,6 +64,12 @@ def make_partition(
     out that cannot be decoded.
     """
     parsed = parse_spec(spec)
+    if parsed.name == "planted" and not dataset.styled:
+        raise PartitionError(
+            f"styles change images, and the data are {dataset.unit}",
+            where=str(parsed),
+            remedy="use by_folder, by_column, domain_dir or gl_dir",
+        )
     if clients < 1 or not 0 <= unseen < 1 or samples_per_client < 0 or test_per_client < 1:
         raise PartitionError(
             f"{clients} clients, {unseen} of them unseen, {samples_per_client} train and "
@@ -89,28 +94,28 @@ def make_partition(
         raise PartitionError(
             error.what, where=error.where or str(parsed), remedy=error.remedy
         ) from None
-    check_images(dataset.source, rows, after)
+    dataset.check(rows, after)
     held_out = _choose_unseen(rows, unseen, np.random.Generator(np.random.PCG64(unseen_seed)))
     return Partition(str(parsed), tuple(rows), held_out)
 
 
-def _check_split(dataset: ImageDataset, spec: PartitionSpec) -> None:
+def _check_split(dataset: Dataset, spec: PartitionSpec) -> None:
     if dataset.split is None:
         raise PartitionError(
-            "the data set does not say which images are for training and which for testing",
+            f"the data set does not say which {dataset.unit} are for training and which for testing",
             where=str(spec),
-            remedy="give --split a column, or a share such as 0.2 for the test images",
+            remedy=f"give --split a column, or a share such as 0.2 for the test {dataset.unit}",
         )
     for value, kind in ((TRAIN, "train"), (TEST, "test")):
         if not np.any(dataset.split == value):
             raise PartitionError(
-                f"the data set has no {kind} images",
+                f"the data set has no {kind} {dataset.unit}",
                 where=str(spec),
                 remedy="choose another --split",
             )
 
 
-def _column_missing(dataset: ImageDataset, spec: PartitionSpec, column: str) -> PartitionError:
+def _column_missing(dataset: Dataset, spec: PartitionSpec, column: str) -> PartitionError:
     fitting = ["gl_dir", "patho_shards", "patho_grouped", "planted"]
     fitting += [name for name, needed in _LEVELS.items() if needed in dataset.columns]
     fitting += ["by_folder"] if "client" in dataset.columns else []
@@ -131,7 +136,7 @@ class _Pools:
     test: list[NDArray[np.int64]]
 
 
-def _pools(dataset: ImageDataset, column: str | None) -> _Pools:
+def _pools(dataset: Dataset, column: str | None) -> _Pools:
     labels = dataset.labels.astype(np.int64)
     level = dataset.columns[column].astype(np.int64) if column else np.zeros_like(labels)
     pairs = np.stack([level, labels])
@@ -156,7 +161,7 @@ def _rows_by_cell(
 
 
 def _deal(
-    dataset: ImageDataset,
+    dataset: Dataset,
     spec: PartitionSpec,
     clients: int,
     samples: int,
@@ -169,7 +174,7 @@ def _deal(
     if needed > held:
         raise PartitionError(
             f"{clients} clients x {max(samples, 1)} samples need more than the data set's {held} "
-            "train images",
+            f"train {dataset.unit}",
             remedy="use fewer clients or fewer samples per client",
         )
     mixed = mixture(spec, pools.cells, clients, samples, rng)
@@ -178,10 +183,10 @@ def _deal(
     else:
         counts = deal_everything(mixed.weights, pools.cells.stock)
     names = numbered_names(clients)
-    _refuse_empty(counts, names, "train")
+    _refuse_empty(counts, names, "train", dataset.unit)
     train = draw_disjoint(counts, pools.train, rng)
     test = draw_shared(counts, pools.test, most_test, rng)
-    _refuse_empty(np.array([[len(rows)] for rows in test]), names, "test")
+    _refuse_empty(np.array([[len(rows)] for rows in test]), names, "test", dataset.unit)
     styles = [mixed.styles[group] if mixed.styles else "" for group in mixed.groups]
     return [
         ClientRows(*each)
@@ -189,15 +194,15 @@ def _deal(
     ]
 
 
-def _refuse_empty(counts: Counts, names: list[str], kind: str) -> None:
+def _refuse_empty(counts: Counts, names: list[str], kind: str, unit: str) -> None:
     empty = np.flatnonzero(counts.sum(axis=1) == 0)
     if len(empty):
         remedies = {
             "train": "lower clients, raise alpha, or set samples per client",
-            "test": "choose another --split: the test images lack the client's classes",
+            "test": f"choose another --split: the test {unit} lack the client's classes",
         }
         raise PartitionError(
-            f"{len(empty)} of {len(names)} clients get no {kind} images (first {names[empty[0]]})",
+            f"{len(empty)} of {len(names)} clients get no {kind} {unit} (first {names[empty[0]]})",
             remedy=remedies[kind],
         )
 

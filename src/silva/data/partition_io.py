@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from silva.adapters.files import read_limited, write_atomic
 from silva.data.client_names import check_client_name
-from silva.data.nouns import ClientRows, ImageDataset, Partition
+from silva.data.nouns import ClientRows, Dataset, Partition
 from silva.data.styles import check_style
 from silva.errors import ForestError, PartitionError
 
@@ -27,7 +27,7 @@ _MOST_GROUPS = 1_000_000
 _REMEDY = "remove the file and make the partition again"
 
 
-def save_partition(partition: Partition, dataset: ImageDataset, folder: str | Path) -> None:
+def save_partition(partition: Partition, dataset: Dataset, folder: str | Path) -> None:
     """Write partition.json and histogram.png into `folder`, which is made; each file is replaced
     whole or not at all. Raises PartitionError when the disk refuses."""
     # matplotlib takes a second to import and only a saved partition needs it.
@@ -35,7 +35,7 @@ def save_partition(partition: Partition, dataset: ImageDataset, folder: str | Pa
 
     picture = io.BytesIO()
     counts = class_counts(partition, dataset)
-    draw_histogram(partition, counts, dataset.class_names, picture)
+    draw_histogram(partition, counts, dataset.class_names, picture, dataset.unit)
     text = json.dumps(_plain(partition, dataset), separators=(",", ":"), sort_keys=True)
     folder = Path(folder)
     try:
@@ -50,7 +50,7 @@ def save_partition(partition: Partition, dataset: ImageDataset, folder: str | Pa
         ) from None
 
 
-def load_partition(folder: str | Path, dataset: ImageDataset | None = None) -> Partition:
+def load_partition(folder: str | Path, dataset: Dataset | None = None) -> Partition:
     """Read and check what `save_partition` wrote; with `dataset`, check that it belongs to it.
 
     Raises PartitionError when the file is missing, too large or malformed, a row lies outside the
@@ -67,7 +67,7 @@ def load_partition(folder: str | Path, dataset: ImageDataset | None = None) -> P
         plain["images"] != len(dataset) or plain["classes"] != list(dataset.class_names)
     ):
         raise PartitionError(
-            f"it was made for another data set ({plain['images']} images, "
+            f"it was made for another data set ({plain['images']} {dataset.unit}, "
             f"{len(plain['classes'])} classes)",
             where=path,
             remedy="give that data set, or make the partition again",
@@ -75,7 +75,7 @@ def load_partition(folder: str | Path, dataset: ImageDataset | None = None) -> P
     return partition
 
 
-def _plain(partition: Partition, dataset: ImageDataset) -> dict[str, Any]:
+def _plain(partition: Partition, dataset: Dataset) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "spec": partition.spec,

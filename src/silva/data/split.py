@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silva.data.nouns import TEST, TRAIN, ImageDataset
+from silva.data.nouns import TEST, TRAIN, Dataset
 from silva.errors import DataError
 
 TRAIN_WORDS = frozenset(("train", "training"))
 VALIDATION_WORDS = frozenset(("val", "valid", "validation", "dev", "crossval"))
 TEST_WORDS = frozenset(("test", "testing", "t10k"))
 SPLIT_WORDS = TRAIN_WORDS | VALIDATION_WORDS | TEST_WORDS
+
+Rows = TypeVar("Rows", bound=Dataset)
 
 
 def split_codes(
@@ -52,10 +55,10 @@ def as_share(split: str) -> float | None:
     return share
 
 
-def split_rows(dataset: ImageDataset, share: float, seed: int) -> ImageDataset:
-    """`dataset` with `split` drawn anew: in every class, a random `share` of its images tests.
+def split_rows(dataset: Rows, share: float, seed: int) -> Rows:
+    """`dataset` with `split` drawn anew: in every class, a random `share` of its rows tests.
 
-    The count in a class is rounded to the nearest integer, and a class of two or more images keeps
+    The count in a class is rounded to the nearest integer, and a class of two or more rows keeps
     at least one on each side. Equal seeds give equal splits; a split the set came with is ignored.
     """
     if not 0.0 < share < 1.0:
