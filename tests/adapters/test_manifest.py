@@ -190,3 +190,29 @@ def test_ten_thousand_clients_are_read_back() -> None:
     full = example()
     big = Manifest(**{**full.__dict__, "clients": clients, "objects": {**full.objects, **sizes}})
     assert len(Manifest.from_bytes(big.to_bytes(), "v").clients) == 10_000
+
+
+def of_texts() -> Manifest:
+    """The same forest of a language model."""
+    clients = {
+        "c-0": ClientEntry("cluster-0", A, True, 10, "", perplexity={"root": 12.5, "leaf": 1.0}),
+        "c-1": ClientEntry(seen=False),
+    }
+    return replace(example(), classes=None, clients=clients)
+
+
+def test_a_forest_of_texts_has_no_classes_and_clients_have_perplexities() -> None:
+    data = of_texts().to_bytes()
+    assert Manifest.from_bytes(data, "v") == of_texts()
+    plain = json.loads(data)
+    assert plain["classes"] is None and plain["clients"]["c-0"]["perplexity"]["root"] == 12.5
+    assert "perplexity" not in plain["clients"]["c-1"]
+    assert "perplexity" not in json.loads(example().to_bytes())["clients"]["c-0"]
+
+
+@pytest.mark.parametrize("value", [0.5, float("inf"), "low", None, {}])
+def test_a_perplexity_below_one_or_no_number_is_refused(value: object) -> None:
+    plain = of_texts().as_plain()
+    plain["clients"]["c-0"]["perplexity"] = {"root": value}
+    with pytest.raises(ForestError, match="perplexity"):
+        from_plain(plain, "v")

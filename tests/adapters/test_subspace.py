@@ -91,6 +91,12 @@ def test_random_spans_are_one_minus_r_over_p_apart() -> None:
     assert apart.mean() == pytest.approx(1 - 4 / 64, abs=0.01)
 
 
+def test_modules_of_other_shapes_count_as_much() -> None:
+    both = [{"k": draw(n), "q": draw(10 + n), "v": draw(20 + n, p=12)} for n in range(4)]
+    alone = [distances([{m: f[m]} for f in both]) for m in ("k", "q", "v")]
+    np.testing.assert_allclose(distances(both), np.mean(alone, axis=0), atol=1e-6)
+
+
 def test_modules_where_anyone_has_no_direction_are_left_out() -> None:
     clients = [{"a": draw(0), "b": torch.zeros(24, 3)}, {"a": draw(0), "b": draw(1)}]
     assert distances(clients)[0, 1] < 1e-6

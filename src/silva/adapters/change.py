@@ -31,7 +31,7 @@ class NewClient:
     leaf      the leaf's tier; a function is called when the leaf is written, so that ten thousand
               leaves need not be in memory together; None: the path ends above it (zero leaf)
     cluster   None: the path is root + leaf
-    accuracy  fraction right on the client's test images, by tier
+    accuracy  fraction right on the client's test images, by tier; `perplexity` of a language model
     """
 
     leaf: Tier | Callable[[], Tier] | None = None
@@ -40,6 +40,7 @@ class NewClient:
     images: int = 0
     style: str = ""
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    perplexity: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Growth:
                 images=client.images,
                 style=client.style,
                 accuracy=client.accuracy,
+                perplexity=client.perplexity,
             )
             entries[check_client_name(name)] = check_client_entry(name, entry, self.where)
             if client.cluster is not None and client.cluster not in known:
@@ -122,8 +124,9 @@ class Growth:
         if targets != set(old.adapter.targets):
             text = f"adapts {sorted(targets)}, the forest {sorted(old.adapter.targets)}"
             raise ForestError(text, where=where)
-        if len(tier.head.bias) != len(old.classes):
-            text = f"head has {len(tier.head.bias)} classes, the forest {len(old.classes)}"
+        classes = len(old.classes or ())
+        if tier.head.classes != classes:
+            text = f"head has {tier.head.classes} classes, the forest {classes}"
             raise ForestError(text, where=where)
         return self._put(codec.encode_tier(tier))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from silva.adapters.tiers import TIERS, Head, LoraPair, Tier
+from silva.adapters.tiers import NO_HEAD, TIERS, Head, LoraPair, Tier
 from silva.errors import ForestError
 
 Encoded = tuple[dict[str, Tensor], dict[str, str]]
@@ -19,7 +19,8 @@ _ORTHONORMAL = 1e-3
 
 
 def encode_tier(tier: Tier) -> Encoded:
-    tensors = {"head.weight": tier.head.weight, "head.bias": tier.head.bias}
+    head = {"head.weight": tier.head.weight, "head.bias": tier.head.bias}
+    tensors = head if tier.head.classes else {}
     for module, pair in tier.pairs.items():
         tensors[f"pair.{module}.A"], tensors[f"pair.{module}.B"] = pair.A, pair.B
     metadata = {"kind": "tier", "tier": tier.name, "scaling": repr(float(tier.scaling))}
@@ -33,8 +34,11 @@ def decode_tier(encoded: Encoded, where: object) -> Tier:
     name, scaling = metadata.get("tier", ""), _scaling(metadata.get("scaling", ""), where)
     if name not in TIERS:
         raise ForestError(f"is a tier of no known name: {name[:40]!r}", where=where)
-    head = Head(*(_take(tensors, f"head.{part}", where) for part in ("weight", "bias")))
-    keys = set(tensors) - {"head.weight", "head.bias"}
+    parts = {"head.weight", "head.bias"}
+    head = NO_HEAD
+    if parts & set(tensors):
+        head = Head(*(_take(tensors, f"head.{part}", where) for part in ("weight", "bias")))
+    keys = set(tensors) - parts
     modules = sorted(
         {key.removeprefix("pair.").removesuffix(".A").removesuffix(".B") for key in keys}
     )
@@ -50,7 +54,9 @@ def decode_tier(encoded: Encoded, where: object) -> Tier:
 def check_tier(tier: Tier, where: object) -> None:
     """ForestError unless every shape in the tier fits the others."""
     weight, bias = tier.head.weight, tier.head.bias
-    if weight.ndim != 2 or bias.ndim != 1 or len(weight) != len(bias) or not weight.numel():
+    none = (weight.shape, bias.shape) == (NO_HEAD.weight.shape, NO_HEAD.bias.shape)
+    fits = weight.ndim == 2 and bias.ndim == 1 and len(weight) == len(bias) and weight.numel()
+    if not none and not fits:
         raise ForestError(f"head has shapes {_shape(weight)} and {_shape(bias)}", where=where)
     if not math.isfinite(tier.scaling):
         raise ForestError(f"scaling {tier.scaling} is not finite", where=where)

@@ -52,7 +52,7 @@ class Forest:
         path: Path | str,
         base: BaseModel,
         adapter: Mapping[str, Any],
-        class_names: tuple[str, ...],
+        class_names: tuple[str, ...] | None,
         change: Change,
         settings: Mapping[str, Any] | None = None,
         *,
@@ -61,6 +61,7 @@ class Forest:
         """Write a new forest as its version 1; it appears under `path` whole or not at all.
 
         adapter     {"rank", "alpha", "targets"} of every tier
+        class_names rows of the heads; None where tiers have no heads, as of a language model
         change      the root at least; clusters and clients as far as they are known
         settings    how the tiers were trained, tables of plain JSON types; every version keeps them
         scratch     a folder on the same disk to build it in, for callers who tidy it up themselves;
@@ -112,7 +113,8 @@ class Forest:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.manifest.classes
+        """Rows of the heads; none where the forest is a language model's."""
+        return self.manifest.classes or ()
 
     @property
     def clients(self) -> list[str]:
@@ -229,6 +231,6 @@ class Forest:
         adapter = self.manifest.adapter
         model = tier if kind == "root" else self._root()
         codec.check_like(tier, model, adapter.rank, adapter.scaling, where)
-        if len(tier.head.bias) != len(self.manifest.classes):
+        if tier.head.classes != len(self.class_names):
             raise ForestError("head does not match the forest's classes", where=where)
         return tier

@@ -7,12 +7,28 @@ are a ForestError, whatever the bytes. Equal forests give equal bytes: there is 
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
+from silva.adapters.fields import (
+    MAX_TEXT,
+    WORD,
+    Reader,
+    anything,
+    boolean,
+    digest,
+    fits,
+    integer,
+    listed,
+    mapping,
+    named,
+    number,
+    optional,
+    tables,
+    text,
+    words,
+)
 from silva.adapters.files import canonical_json, parse_json
 from silva.adapters.names import check_client_name, check_cluster_name
 from silva.adapters.objects import MAX_OBJECT_BYTES, is_digest
@@ -21,12 +37,9 @@ from silva.errors import ForestError
 FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 28
 MAX_VERSION = 999_999_999
-_MAX_CLIENTS, _MAX_CLASSES, _MAX_TEXT = 1_000_000, 100_000, 256
-_MAX_SETTINGS_DEPTH = 4
+_MAX_CLIENTS, _MAX_CLASSES = 1_000_000, 100_000
+_MAX_PERPLEXITY = 1e308
 _RESTORE = "roll back to another version, or restore the file from a copy"
-_WORD = re.compile(r"[a-z0-9_]{1,32}")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,9 @@ class ClusterEntry:
 class ClientEntry:
     """One client: `cluster` None means root + leaf, `leaf` None a path that ends above it.
 
-    accuracy: fraction right on the client's test images, by tier ("root", "cluster", "leaf", ...).
+    accuracy: fraction right on the client's test images, by tier ("root", "cluster", "leaf", ...);
+    perplexity: of a language model on its test texts, likewise. images: what it had to train on,
+    images or windows of text.
     """
 
     cluster: str | None = None
@@ -71,21 +86,27 @@ class ClientEntry:
     images: int = 0
     style: str = ""
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    perplexity: Mapping[str, float] = field(default_factory=dict)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Plain JSON types; of images and their forests nothing is said about perplexity."""
+        return {k: v for k, v in vars(self).items() if k != "perplexity" or v}
 
 
 @dataclass(frozen=True)
 class Manifest:
     """One version. `objects` maps the digest of every object it names to its size in bytes.
 
-    settings: how the tiers were trained, as tables of whoever trained them; a forest that was not
-    tuned by silva, or by an early one, has none.
+    classes: rows of every tier's head; None in the forest of a language model, whose tiers have no
+    heads. settings: how the tiers were trained, as tables of whoever trained them; a forest that was
+    not tuned by silva, or by an early one, has none.
     """
 
     version: int
     parent: int | None
     base: BaseModel
     adapter: AdapterShape
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None
     probe: str | None
     root: str
     clusters: Mapping[str, ClusterEntry]
@@ -110,10 +131,10 @@ class Manifest:
             "format": FORMAT,
             "base": dict(vars(self.base)),
             "adapter": vars(self.adapter) | {"targets": list(self.adapter.targets)},
-            "classes": list(self.classes),
+            "classes": None if self.classes is None else list(self.classes),
             "root": {"object": self.root},
             "clusters": {name: dict(vars(entry)) for name, entry in self.clusters.items()},
-            "clients": {name: dict(vars(entry)) for name, entry in self.clients.items()},
+            "clients": {name: entry.as_plain() for name, entry in self.clients.items()},
         }
 
     def checksum(self) -> str:
@@ -142,31 +163,31 @@ class Manifest:
 
 def from_plain(plain: Any, where: object) -> Manifest:
     """Check a version's fields one by one; ForestError names the field that is wrong."""
-    top = _Reader(plain, "version file", where)
-    if top.get("format", _integer(0, MAX_VERSION)) != FORMAT:
+    top = Reader(plain, "version file", where)
+    if top.get("format", integer(0, MAX_VERSION)) != FORMAT:
         raise ForestError(
             f"has format {plain['format']}, not {FORMAT}",
             where=where,
             remedy="it was written by another version of silva",
         )
     manifest = Manifest(
-        version=top.get("version", _integer(1, MAX_VERSION)),
-        parent=top.get("parent", _optional(_integer(1, MAX_VERSION))),
-        base=base_model(top.get("base", _anything), where),
-        adapter=adapter_shape(top.get("adapter", _anything), where),
-        classes=check_classes(top.get("classes", _list(_MAX_CLASSES)), where),
-        probe=top.get("probe", _optional(_digest)),
+        version=top.get("version", integer(1, MAX_VERSION)),
+        parent=top.get("parent", optional(integer(1, MAX_VERSION))),
+        base=base_model(top.get("base", anything), where),
+        adapter=adapter_shape(top.get("adapter", anything), where),
+        classes=check_classes(top.get("classes", optional(listed(_MAX_CLASSES))), where),
+        probe=top.get("probe", optional(digest)),
         root=_single(top.reader("root")),
         clusters={
-            _named(check_cluster_name, name, where): _cluster(_Reader(entry, name, where))
-            for name, entry in top.get("clusters", _mapping(_MAX_CLIENTS)).items()
+            named(check_cluster_name, name, where): _cluster(Reader(entry, name, where))
+            for name, entry in top.get("clusters", mapping(_MAX_CLIENTS)).items()
         },
         clients={
-            _named(check_client_name, name, where): _client(_Reader(entry, name, where))
-            for name, entry in top.get("clients", _mapping(_MAX_CLIENTS)).items()
+            named(check_client_name, name, where): _client(Reader(entry, name, where))
+            for name, entry in top.get("clients", mapping(_MAX_CLIENTS)).items()
         },
-        objects=_objects(top.get("objects", _mapping(4 * _MAX_CLIENTS)), where),
-        settings=top.get("settings", _settings) if "settings" in top.plain else None,
+        objects=_objects(top.get("objects", mapping(4 * _MAX_CLIENTS)), where),
+        settings=top.get("settings", tables) if "settings" in top.plain else None,
     )
     top.finish()
     _check_names(manifest, where)
@@ -175,30 +196,32 @@ def from_plain(plain: Any, where: object) -> Manifest:
 
 def base_model(plain: object, where: object) -> BaseModel:
     """{"id", "digest"} as a BaseModel; ForestError names a bad field."""
-    reader = _Reader(plain, "base", where)
-    base = BaseModel(id=reader.get("id", _text), digest=reader.get("digest", _digest))
+    reader = Reader(plain, "base", where)
+    base = BaseModel(id=reader.get("id", text), digest=reader.get("digest", digest))
     reader.finish()
     return base
 
 
 def adapter_shape(plain: object, where: object) -> AdapterShape:
     """{"rank", "alpha", "targets"} as an AdapterShape; ForestError names a bad field."""
-    reader = _Reader(plain, "adapter", where)
+    reader = Reader(plain, "adapter", where)
     shape = AdapterShape(
-        rank=reader.get("rank", _integer(1, 65_536)),
-        alpha=reader.get("alpha", _number(-1e9, 1e9)),
-        targets=reader.get("targets", _words),
+        rank=reader.get("rank", integer(1, 65_536)),
+        alpha=reader.get("alpha", number(-1e9, 1e9)),
+        targets=reader.get("targets", words),
     )
     reader.finish()
     return shape
 
 
-def check_classes(names: object, where: object) -> tuple[str, ...]:
-    """Class names in the order of the heads' rows: not empty, each once."""
+def check_classes(names: object, where: object) -> tuple[str, ...] | None:
+    """Class names in the order of the heads' rows: not empty, each once; None: there are no heads."""
+    if names is None:
+        return None
     if not isinstance(names, list | tuple) or not 1 <= len(names) <= _MAX_CLASSES:
         raise ForestError(f"classes must be 1 to {_MAX_CLASSES} names", where=where)
-    if not all(isinstance(n, str) and 0 < len(n) <= _MAX_TEXT for n in names):
-        raise ForestError(f"a class name must be text of 1 to {_MAX_TEXT}", where=where)
+    if not all(isinstance(n, str) and 0 < len(n) <= MAX_TEXT for n in names):
+        raise ForestError(f"a class name must be text of 1 to {MAX_TEXT}", where=where)
     if len(set(names)) != len(names):
         raise ForestError("a class name occurs twice", where=where)
     return tuple(names)
@@ -206,47 +229,55 @@ def check_classes(names: object, where: object) -> tuple[str, ...]:
 
 def check_settings(settings: object, where: object) -> dict[str, Any] | None:
     """Settings as they will be read back; ForestError where they could not be."""
-    reader = _Reader({"settings": settings}, "version file", where)
-    return reader.get("settings", _optional(_settings))
+    reader = Reader({"settings": settings}, "version file", where)
+    return reader.get("settings", optional(tables))
 
 
 def check_client_entry(name: str, entry: ClientEntry, where: object) -> ClientEntry:
     """The entry as it will be read back; ForestError where it could not be."""
-    return _client(_Reader(dict(vars(entry)), name, where))
+    return _client(Reader(dict(vars(entry)), name, where))
 
 
-def _single(reader: _Reader) -> str:
-    digest = reader.get("object", _digest)
+def _single(reader: Reader) -> str:
+    found = reader.get("object", digest)
     reader.finish()
-    return digest
+    return found
 
 
-def _cluster(reader: _Reader) -> ClusterEntry:
-    entry = ClusterEntry(reader.get("object", _digest), reader.get("signature", _digest))
+def _cluster(reader: Reader) -> ClusterEntry:
+    entry = ClusterEntry(reader.get("object", digest), reader.get("signature", digest))
     reader.finish()
     return entry
 
 
-def _client(reader: _Reader) -> ClientEntry:
-    accuracy = reader.get("accuracy", _mapping(64))
-    for tier, value in accuracy.items():
-        if not _WORD.fullmatch(tier) or not _is(_number(0.0, 1.0), value):
-            raise reader.error("accuracy", "must be fractions by tier")
+def _client(reader: Reader) -> ClientEntry:
     entry = ClientEntry(
-        cluster=reader.get("cluster", _optional(_text)),
-        leaf=reader.get("leaf", _optional(_digest)),
-        seen=reader.get("seen", _boolean),
-        images=reader.get("images", _integer(0, 10**12)),
-        style=reader.get("style", _text),
-        accuracy={tier: float(value) for tier, value in accuracy.items()},
+        cluster=reader.get("cluster", optional(text)),
+        leaf=reader.get("leaf", optional(digest)),
+        seen=reader.get("seen", boolean),
+        images=reader.get("images", integer(0, 10**12)),
+        style=reader.get("style", text),
+        accuracy=_by_tier(reader, "accuracy", 0.0, 1.0),
+        perplexity=_by_tier(reader, "perplexity", 1.0, _MAX_PERPLEXITY),
     )
     reader.finish()
     return entry
 
 
+def _by_tier(reader: Reader, figure: str, low: float, high: float) -> dict[str, float]:
+    """A client's values of one figure; a client of images says nothing about perplexity."""
+    if figure == "perplexity" and figure not in reader.plain:
+        return {}
+    values = reader.get(figure, mapping(64))
+    for tier, value in values.items():
+        if not WORD.fullmatch(tier) or not fits(number(low, high), value):
+            raise reader.error(figure, f"must be numbers from {low:g} to {high:g} by tier")
+    return {tier: float(value) for tier, value in values.items()}
+
+
 def _objects(plain: dict[str, Any], where: object) -> dict[str, int]:
-    for digest, size in plain.items():
-        if not is_digest(digest) or not _is(_integer(0, MAX_OBJECT_BYTES), size):
+    for name, size in plain.items():
+        if not is_digest(name) or not fits(integer(0, MAX_OBJECT_BYTES), size):
             raise ForestError("objects must be sizes in bytes by digest", where=where)
     return plain
 
@@ -259,141 +290,3 @@ def _check_names(manifest: Manifest, where: object) -> None:
         raise ForestError("objects are not those that the version names", where=where)
     if manifest.parent is not None and manifest.parent >= manifest.version:
         raise ForestError("parent is not an older version", where=where)
-
-
-class _Reader:
-    """Takes fields out of a JSON object, each through a check, and refuses what is left over."""
-
-    def __init__(self, plain: object, name: str, where: object) -> None:
-        self.name, self.where = name, where
-        if not isinstance(plain, dict):
-            raise ForestError(f"{name[:80]!r} must be a JSON object", where=where)
-        self.plain, self.left = plain, set(plain)
-
-    def get(self, key: str, check: Callable[[Any], T]) -> T:
-        if key not in self.plain:
-            raise self.error(key, "is missing")
-        self.left.discard(key)
-        try:
-            return check(self.plain[key])
-        except ValueError as error:
-            raise self.error(key, str(error)) from error
-
-    def reader(self, key: str) -> _Reader:
-        return _Reader(self.get(key, _anything), key, self.where)
-
-    def finish(self) -> None:
-        if self.left:
-            raise self.error(min(map(str, self.left))[:80], "is unknown")
-
-    def error(self, key: str, problem: str) -> ForestError:
-        return ForestError(f"{self.name[:80]!r}: field {key!r} {problem}", where=self.where)
-
-
-def _named(check: Callable[[str], str], name: str, where: object) -> str:
-    try:
-        return check(name)
-    except ForestError as error:
-        raise ForestError(error.what, where=where) from error
-
-
-def _anything(value: Any) -> Any:
-    return value
-
-
-def _integer(low: int, high: int) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"must be an integer from {low} to {high}")
-        return value
-
-    return check
-
-
-def _number(low: float, high: float) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not low <= value <= high or math.isnan(value):
-            raise ValueError(f"must be a number from {low} to {high}")
-        return float(value)
-
-    return check
-
-
-def _boolean(value: Any) -> bool:
-    if type(value) is not bool:
-        raise ValueError("must be true or false")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > _MAX_TEXT:
-        raise ValueError(f"must be text of at most {_MAX_TEXT}")
-    return value
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    words = _list(64)(value)
-    if not words or not all(isinstance(w, str) and _WORD.fullmatch(w) for w in words):
-        raise ValueError("must be words of a-z, 0-9, '_'")
-    if len(set(words)) != len(words):
-        raise ValueError("names a module twice")
-    return tuple(words)
-
-
-def _digest(value: Any) -> str:
-    if not is_digest(value):
-        raise ValueError("must be a SHA-256 in hexadecimal")
-    return str(value)
-
-
-def _list(limit: int) -> Callable[[Any], list[Any]]:
-    def check(value: Any) -> list[Any]:
-        if not isinstance(value, list | tuple) or len(value) > limit:
-            raise ValueError(f"must be a list of at most {limit}")
-        return list(value)
-
-    return check
-
-
-def _mapping(limit: int) -> Callable[[Any], dict[str, Any]]:
-    def check(value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict) or len(value) > limit:
-            raise ValueError(f"must be an object of at most {limit}")
-        return value
-
-    return check
-
-
-def _settings(value: Any, depth: int = _MAX_SETTINGS_DEPTH) -> dict[str, Any]:
-    """Nested tables of numbers, truth values, texts and lists of these."""
-    table = _mapping(64)(value)
-    for name, inner in table.items():
-        if not isinstance(name, str) or not _WORD.fullmatch(name):
-            raise ValueError("must have names of a-z, 0-9, '_'")
-        if isinstance(inner, dict) and depth > 1:
-            _settings(inner, depth - 1)
-            continue
-        for entry in inner if isinstance(inner, list) and len(inner) <= 64 else [inner]:
-            if not _is(_scalar, entry):
-                raise ValueError(f"must have simple values of short texts ({name})")
-    return table
-
-
-def _scalar(value: Any) -> None:
-    if isinstance(value, str):
-        _text(value)
-    elif not isinstance(value, bool):
-        _number(-1e300, 1e300)(value)
-
-
-def _optional(check: Callable[[Any], T]) -> Callable[[Any], T | None]:
-    return lambda value: None if value is None else check(value)
-
-
-def _is(check: Callable[[Any], object], value: Any) -> bool:
-    try:
-        check(value)
-    except ValueError:
-        return False
-    return True

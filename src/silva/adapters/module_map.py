@@ -21,29 +21,39 @@ _HF4 = {
     "mlp.fc2": "output.dense",
 }
 _SILVA = {old: new for new, old in _HF4.items()}
+_LANGUAGE = re.compile(r"(?:model\.)?(layers\.[0-9]{1,4}\.self_attn\.[qkvo]_proj)")
+"""Attention of Llama-shaped models; both versions of transformers have the same names."""
 _OWN = re.compile(r"layers\.([0-9]{1,4})\.(.+)")
 _V5 = re.compile(r"(?:vit\.)?layers\.([0-9]{1,4})\.(.+)")
 _V4 = re.compile(r"(?:vit\.)?encoder\.layer\.([0-9]{1,4})\.(.+)")
 
 
 def to_transformers(module: str, layout: Layout) -> str:
-    """`layers.0.attention.q_proj` as ViTForImageClassification of that layout names it."""
+    """`layers.0.attention.q_proj` as ViTForImageClassification of that layout names it.
+
+    `layers.0.self_attn.q_proj` as LlamaForCausalLM and its like do.
+    """
+    if language := _LANGUAGE.fullmatch(module):
+        return f"model.{language[1]}"
     match = _OWN.fullmatch(module)
     if not match or match[2] not in _HF4:
-        raise ForestError(f"module {module[:80]!r} has no counterpart in transformers' ViT")
+        raise ForestError(f"module {module[:80]!r} has no counterpart in transformers")
     if layout == "hf5":
         return f"vit.{module}"
     return f"vit.encoder.layer.{match[1]}.{_HF4[match[2]]}"
 
 
 def from_transformers(module: str, where: object) -> str:
-    """silva's name of a module of transformers 4 or 5; ForestError for one that is not a ViT's."""
+    """silva's name of a module of transformers 4 or 5; ForestError for one of another model."""
+    if language := _LANGUAGE.fullmatch(module):
+        return language[1]
     if (match := _V5.fullmatch(module)) and match[2] in _HF4:
         return f"layers.{int(match[1])}.{match[2]}"
     if (match := _V4.fullmatch(module)) and match[2] in _SILVA:
         return f"layers.{int(match[1])}.{_SILVA[match[2]]}"
     raise ForestError(
-        f"module {module[:120]!r} is none of a Vision Transformer's linear layers",
+        f"module {module[:120]!r} is none of a Vision Transformer's linear layers, nor of the "
+        "attention of a Llama-shaped model",
         where=where,
-        remedy="import adapters of ViTForImageClassification",
+        remedy="import adapters of ViTForImageClassification or LlamaForCausalLM",
     )

@@ -49,13 +49,15 @@ def export_peft(
     """Write a tier, or a whole path as one adapter of the summed rank, as a PEFT directory.
 
     base_id  the model that PEFT is told to load; class_names go into the file's metadata
-    head     whether the (last) tier's head goes along; of several active adapters one may have it
+    head     whether the (last) tier's head goes along; of several active adapters one may have it,
+             and tiers of a language model have none
 
     Nothing is lost: `import_peft` gives back the same tensors. Raises ForestError when `folder`
     exists and is not empty.
     """
     tier = adapter.flattened() if isinstance(adapter, AdapterPath) else adapter
     check_tier(tier, folder)
+    head = head and tier.head.classes > 0
     names = {module: to_transformers(module, layout) for module in sorted(tier.pairs)}
     tensors: dict[str, Tensor] = {}
     for module, name in names.items():
@@ -122,7 +124,7 @@ def _config(tier: Tier, names: dict[str, str], base_id: str, head: bool) -> dict
         "peft_type": "LORA",
         "r": usual,
         "target_modules": list(names.values()),
-        "task_type": None,
+        "task_type": None if tier.head.classes else "CAUSAL_LM",
         "use_rslora": False,
     }
 
@@ -135,7 +137,7 @@ def import_peft(
     class_names: Sequence[str] | None = None,
     modules: Collection[str] | None = None,
 ) -> Tier:
-    """Read a PEFT directory of a Vision Transformer as one tier called `name`.
+    """Read a PEFT directory of a Vision Transformer or language model as one tier called `name`.
 
     head         used when the file has none; the file's own head goes first
     class_names  compared with those that silva wrote into the file, if it did

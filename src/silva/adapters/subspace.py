@@ -88,9 +88,20 @@ def distances(features: Sequence[Bases], *, backend: Backend = "auto") -> NDArra
     ]
     if not usable:
         return 1.0 - np.eye(len(features))
-    stacked = torch.stack([torch.stack([basis(f[name]) for name in usable]) for f in features])
-    similarity = projector_overlap(stacked.numpy().astype(np.float32), backend=backend)
-    result = np.clip(1.0 - np.asarray(similarity, dtype=np.float64), 0.0, 1.0)
+    similarity = np.zeros((len(features), len(features)))
+    for names in _of_one_shape(features[0], usable):
+        stacked = torch.stack([torch.stack([basis(f[name]) for name in names]) for f in features])
+        overlaps = projector_overlap(stacked.numpy().astype(np.float32), backend=backend)
+        similarity += np.asarray(overlaps, dtype=np.float64) * (len(names) / len(usable))
+    result = np.clip(1.0 - similarity, 0.0, 1.0)
     result = (result + result.T) / 2
     np.fill_diagonal(result, 0.0)
     return result
+
+
+def _of_one_shape(feature: Bases, names: Sequence[str]) -> list[list[str]]:
+    """`names` by the shape of their factors: values have fewer rows than queries where heads share."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name in names:
+        groups.setdefault(tuple(feature[name].shape), []).append(name)
+    return list(groups.values())

@@ -42,6 +42,15 @@ class Head:
     weight: Tensor
     bias: Tensor
 
+    @property
+    def classes(self) -> int:
+        """Rows; 0 for `NO_HEAD`."""
+        return len(self.bias)
+
+
+NO_HEAD = Head(weight=torch.zeros(0, 0), bias=torch.zeros(0))
+"""The head of a tier of a language model, whose own frozen head serves everybody."""
+
 
 @dataclass(frozen=True)
 class Tier:
