@@ -146,6 +146,7 @@ def open_run(job: Job) -> Run:
     """A run at its beginning, or where its folder left it."""
     from silva.data.open import open_dataset
     from silva.federation.assembly import deal, make_run
+    from silva.federation.material import image_material
     from silva.federation.state import RunFolder, RunState
     from silva.models.registry import load_backbone
 
@@ -160,7 +161,7 @@ def open_run(job: Job) -> Run:
         (folder.path / "clients").mkdir(parents=True, exist_ok=True)
         state = RunState()
     federation, seed = config.federation, config.seed
-    run = make_run(federation, seed, backbone, dataset, partition, folder, state)
+    run = make_run(federation, seed, image_material(backbone, dataset), partition, folder, state)
     run.on_progress = partial(keep_distances, run, job.folder)
     return run
 

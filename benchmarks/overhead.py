@@ -41,6 +41,7 @@ def open_run(recipe: str, data: Path, settings: list[str], folder: Path) -> Run:
     from silva.config import build, overlay, read_toml
     from silva.data.open import open_dataset
     from silva.federation.assembly import deal, make_run
+    from silva.federation.material import image_material
     from silva.federation.state import RunFolder, RunState
     from silva.federation.tune import TuneConfig, with_rounds
     from silva.models.registry import load_backbone
@@ -57,7 +58,9 @@ def open_run(recipe: str, data: Path, settings: list[str], folder: Path) -> Run:
     store = RunFolder(folder, [c.name for c in partition.clients])
     store.create({})
     federation, state = with_rounds(config.federation), RunState()
-    return make_run(federation, config.seed, backbone, dataset, partition, store, state)
+    return make_run(
+        federation, config.seed, image_material(backbone, dataset), partition, store, state
+    )
 
 
 class Parts:
@@ -110,14 +113,13 @@ FORWARD, CLIENT = "forward passes without training", "client"
 
 def places() -> list[tuple[object, str, str]]:
     """What `Parts` clocks."""
-    from silva.federation import client, heads, leaves, rounds
+    from silva.federation import classification, leaves, rounds
     from silva.federation.run import Run
     from silva.federation.runtime import local
     from silva.federation.state import RunFolder
 
     return [
-        (client, "features_of", FORWARD),
-        (heads, "features_of", FORWARD),
+        (classification, "features_of", FORWARD),
         (local, "train_client", CLIENT),
         (local.ClientImages, "_load", "images"),
         (Run, "merge", "merging weights"),

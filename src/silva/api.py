@@ -20,6 +20,7 @@ from silva.adapters import forest as storage
 from silva.errors import RunError
 from silva.federation import tune as tuning
 from silva.federation.addition import Added, add_client, open_for, settings_for
+from silva.federation.material import Material, image_material
 from silva.federation.run import Progress
 from silva.federation.tune import TuneConfig
 from silva.prediction import Prediction
@@ -78,12 +79,16 @@ class Forest(storage.Forest):
         return add_client(
             self,
             client,
-            prediction.backbone_of(self, backbone),
-            open_for(self, data, split, labels),
+            self._material(data, split, labels, backbone),
             config,
             leaf_epochs,
             on_progress,
         )
+
+    def _material(self, data: str, split: str, labels: str, backbone: str) -> Material:
+        """A client's data with the model of the forest."""
+        base = prediction.backbone_of(self, backbone)
+        return image_material(base, open_for(self, data, split, labels))
 
 
 def tune(config: TuneConfig, out: str | Path, on_progress: Watcher = _ignore) -> Forest:

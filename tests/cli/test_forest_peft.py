@@ -19,7 +19,8 @@ from silva.adapters.peft import import_peft
 from silva.adapters.routing import signature
 from silva.adapters.tiers import AdapterPath, Head, LoraPair, Tier, TierName
 from silva.data.open import open_dataset
-from silva.federation.client import ClientData
+from silva.federation.classification import Classification
+from silva.federation.features import ClientData
 from silva.federation.heads import class_statistics, discriminant_head
 from silva.models.adapted import adaptation_of
 from silva.models.backbone import Backbone
@@ -175,7 +176,7 @@ def test_on_the_shipped_backbone_logits_are_equal_to_a_millionth_of_the_largest(
     rows = np.arange(0, len(shown), 25)
     pixels = base.pixels(shown.source.load(rows, base.side))
     data, classes = ClientData(pixels, torch.from_numpy(shown.labels[rows]).long()), 10
-    head = discriminant_head([class_statistics(base.model, data, classes)])
+    head = discriminant_head([class_statistics(Classification(base.model, classes), data)])
     forest = planted(tmp_path / "forest", base, drawn, [head] * 3, rank=8)
     done("forest", "export", forest.folder, "--client", "c-0", "--peft", tmp_path / "whole")
     plain = ViTForImageClassification.from_pretrained(

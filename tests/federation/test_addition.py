@@ -19,6 +19,7 @@ from silva.federation.addition import Added, add_client, open_for, settings_for
 from silva.federation.cascade import grow
 from silva.federation.config import FederationConfig
 from silva.federation.harvest import harvest
+from silva.federation.material import image_material
 
 FLAGS = {
     "head_init": "zeros",
@@ -38,7 +39,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("addition")
     run = make_run(folder / "run", CONFIG)
     grow(run)
-    harvest(run, folder / "forest", BASE, CLASSES)
+    harvest(run, folder / "forest", image_material(BASE, dataset()))
     return folder / "forest"
 
 
@@ -63,7 +64,7 @@ def images(classes: tuple[int, ...], test: int = 6, train: int = 12) -> ImageDat
 
 def add(forest: Forest, data: ImageDataset, epochs: int = 0, **flags: object) -> Added:
     config = replace(CONFIG, **flags)
-    return add_client(forest, "new-1", BASE, data, config, epochs)
+    return add_client(forest, "new-1", image_material(BASE, data), config, epochs)
 
 
 @pytest.mark.parametrize("cluster", GROUPS)
@@ -72,10 +73,10 @@ def test_a_client_joins_the_cluster_of_its_kind(forest: Forest, cluster: str) ->
     assert added.cluster == cluster == added.by_loss
     assert list(added.similarities) == list(added.losses) == forest.clusters
     assert max(added.similarities, key=added.similarities.__getitem__) == cluster
-    assert set(added.accuracy) == {"root", "cluster"} and added.images == 12
+    assert set(added.figures) == {"root", "cluster"} and added.images == 12
     entry = Forest.load(forest.folder).client("new-1")
     assert (entry.cluster, entry.leaf, entry.seen, entry.images) == (cluster, None, False, 12)
-    assert entry.accuracy == added.accuracy
+    assert entry.accuracy == added.figures
 
 
 def test_nothing_else_in_the_forest_changes(forest: Forest) -> None:
@@ -94,7 +95,7 @@ def test_a_leaf_is_tuned_when_asked_for(forest: Forest) -> None:
     assert added.rejected == 0
     assert all(p.B.any() for p in path.tiers[2].pairs.values())
     assert not torch.equal(path.head.weight, path.tiers[1].head.weight)
-    assert set(added.accuracy) == {"root", "cluster", "leaf"}
+    assert set(added.figures) == {"root", "cluster", "leaf"}
 
 
 def test_the_same_client_gives_the_same_leaf(forest: Forest, grown: Path) -> None:
@@ -117,7 +118,7 @@ def test_routing_looks_at_no_test_image(forest: Forest, grown: Path) -> None:
     forest.remove("new-1")
     blind = add(Forest.load(forest.folder), images((0, 1), test=0))
     assert (blind.similarities, blind.losses) == (seen.similarities, seen.losses)
-    assert blind.accuracy == {} and blind.cluster == seen.cluster
+    assert blind.figures == {} and blind.cluster == seen.cluster
 
 
 def test_one_image_is_enough(forest: Forest) -> None:
@@ -140,7 +141,7 @@ def test_where_the_probe_ends_in_NaN_the_loss_decides(
 def test_a_taken_or_illegal_name_is_refused(forest: Forest) -> None:
     for name, why in (("c-0", "there already"), ("../c", "name"), ("", "name")):
         with pytest.raises(ForestError, match=why):
-            add_client(forest, name, BASE, images((0, 1)), CONFIG)
+            add_client(forest, name, image_material(BASE, images((0, 1))), CONFIG)
     assert Forest.load(forest.folder).version == 1
 
 
@@ -156,13 +157,13 @@ def test_data_that_do_not_fit_are_refused(forest: Forest) -> None:
 def test_without_a_split_all_images_are_for_training(forest: Forest) -> None:
     data = images((0, 1))
     added = add(forest, replace(data, split=None))
-    assert added.images == len(data) and added.accuracy == {}
+    assert added.images == len(data) and added.figures == {}
 
 
 def test_a_forest_of_one_cluster_takes_clients_without_routing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", settings(clustering__k=1))
     grow(run)
-    forest = harvest(run, tmp_path / "forest", BASE, CLASSES)
+    forest = harvest(run, tmp_path / "forest", image_material(BASE, dataset()))
     added = add(forest, images((0, 1)), epochs=1)
     assert added.cluster is added.by_loss is None and added.similarities == added.losses == {}
     assert [t.name for t in added.forest.path("new-1").tiers] == ["root", "leaf"]

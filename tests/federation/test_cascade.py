@@ -39,7 +39,7 @@ def everything(run: Run) -> dict[str, object]:
             if (found := run.folder.get(state, kind, client)) is not None
         },
         "labels": state.labels,
-        "accuracies": record.accuracies,
+        "measurements": record.measurements,
         "rounds": repr(rows),
         "overlaps": record.overlaps,
         "routed": record.routed,
@@ -71,7 +71,7 @@ def stage_by_stage(run: Run) -> Iterator[str]:
 
 def test_no_byte_of_a_frozen_tier_changes_in_a_later_stage(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ALL)
-    base = {n: t.clone() for n, t in run.model.state_dict().items()}
+    base = {n: t.clone() for n, t in run.task.model.state_dict().items()}
     roots, clusters, leaves = set(), set(), set()
     for stage in stage_by_stage(run):
         assert run.state.root is not None
@@ -83,7 +83,7 @@ def test_no_byte_of_a_frozen_tier_changes_in_a_later_stage(tmp_path: Path) -> No
                 repr(sorted((k, v) for k, v in everything(run)["files"].items() if "leaf" in k))
             )
     assert len(roots) == len(clusters) == len(leaves) == 1
-    assert all(torch.equal(base[n], t) for n, t in run.model.state_dict().items())
+    assert all(torch.equal(base[n], t) for n, t in run.task.model.state_dict().items())
 
 
 def test_every_tier_is_trained_and_every_client_has_a_leaf(whole: Run) -> None:
@@ -192,7 +192,7 @@ def test_accuracy_is_taken_as_often_as_asked_and_at_the_end_of_a_stage(tmp_path:
     config = settings(root__rounds=5, measure_every=2, cluster__rounds=1, leaf__rounds=1)
     run = make_run(tmp_path / "run", config)
     grow(run)
-    rows = run.state.record.accuracies
+    rows = run.state.record.measurements
     assert sorted({r.round for r in rows if r.stage == "root"}) == [2, 4, 5]
     assert {r.round for r in rows if r.tier == "cluster"} == {6}
     assert {r.round for r in rows if r.tier == "leaf"} == {7}
@@ -247,7 +247,7 @@ def test_when_every_update_is_broken_the_run_still_ends(tmp_path: Path) -> None:
     assert all(not p.B.any() for p in state.root.pairs.values())
     assert state.root.head.weight.isfinite().all()
     assert set(state.files["leaf"]) == {c.name for c in run.partition.seen}
-    assert all(0 <= a.correct <= a.total for a in state.record.accuracies)
+    assert all(0 <= a.correct <= a.total for a in state.record.measurements)
 
 
 def test_when_no_reply_ever_arrives_the_run_still_ends(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_tier_that_stands_still_stops_early(tmp_path: Path) -> None:
     assert sum(r.stage == "root" for r in rows) == 3
     assert [sum(r.cluster == j and r.stage == "cluster" for r in rows) for j in (0, 1)] == [3, 3]
     assert run.state.total_rounds == 3 + 3 + 2
-    measured = {a.round for a in run.state.record.accuracies if a.tier == "root" and a.seen}
+    measured = {a.round for a in run.state.record.measurements if a.tier == "root" and a.seen}
     assert measured == {3}
 
 
@@ -360,7 +360,7 @@ def test_a_client_of_one_image_and_one_without_test_images_come_through(tmp_path
     config = settings(controls=("head_only", "local_pair", "local_lora"))
     run = make_run(tmp_path / "run", config, parts=parts)
     grow(run)
-    measured = {a.client for a in run.state.record.accuracies}
+    measured = {a.client for a in run.state.record.measurements}
     assert measured == {c.name for c in plain.clients} - {"c-1", "c-7"}
     assert {"c-0", "c-1"} <= set(run.state.files["leaf"]) and "c-7" in run.state.files["newcomer"]
     leaf = run.folder.get(run.state, "leaf", "c-0")

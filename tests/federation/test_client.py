@@ -19,18 +19,14 @@ from tiny import (
 from silva.adapters.subspace import mean_overlap
 from silva.adapters.tiers import AdapterPath, LoraPair, Tier
 from silva.federation import client
-from silva.federation.client import (
-    Work,
-    correct_by_class,
-    features_of,
-    mean_loss,
-    payload_bytes,
-    train_client,
-)
+from silva.federation.classification import Classification
+from silva.federation.client import Work, payload_bytes, train_client
+from silva.federation.features import features_of
 from silva.federation.orthogonality import Frozen
 from silva.models.adapted import adaptation_of
 
 BASE, DATA, LOCAL = backbone(), random_data(1), settings().local
+TASK = Classification(BASE.model, 4)
 WEIGHTS = {n: BASE.model.get_submodule(n).weight for n in BASE.model.module_names()}
 
 
@@ -50,8 +46,8 @@ def work(**changes: object) -> Work:
 def test_training_lowers_the_loss_and_touches_neither_input_nor_model() -> None:
     task = work(epochs=6)
     before = {n: t.clone() for n, t in BASE.model.state_dict().items()}
-    update = train_client(BASE.model, DATA, task, LOCAL)
-    first = train_client(BASE.model, DATA, work(epochs=1), LOCAL)
+    update = train_client(TASK, DATA, task, LOCAL)
+    first = train_client(TASK, DATA, work(epochs=1), LOCAL)
     assert update.loss < first.loss and update.images == 10 and update.client == "c-0"
     assert same_pairs(task.pairs, random_pairs(1)) and same_head(task.head, random_head(1))
     assert all(torch.equal(before[n], t) for n, t in BASE.model.state_dict().items())
@@ -60,40 +56,40 @@ def test_training_lowers_the_loss_and_touches_neither_input_nor_model() -> None:
 
 
 def test_the_same_work_gives_the_same_update_and_another_seed_another() -> None:
-    one, other = (train_client(BASE.model, DATA, work(), LOCAL) for _ in range(2))
+    one, other = (train_client(TASK, DATA, work(), LOCAL) for _ in range(2))
     assert same_pairs(one.pairs, other.pairs) and same_head(one.head, other.head)
-    third = train_client(BASE.model, DATA, work(seed=4), LOCAL)
+    third = train_client(TASK, DATA, work(seed=4), LOCAL)
     assert not same_pairs(one.pairs, third.pairs)
 
 
 def test_only_the_named_parts_are_trained() -> None:
-    only_head = train_client(BASE.model, DATA, work(train_pairs=False), LOCAL)
+    only_head = train_client(TASK, DATA, work(train_pairs=False), LOCAL)
     assert same_pairs(only_head.pairs, random_pairs(1))
     assert not same_head(only_head.head, random_head(1))
-    only_pairs = train_client(BASE.model, DATA, work(train_head=False), LOCAL)
+    only_pairs = train_client(TASK, DATA, work(train_head=False), LOCAL)
     assert same_head(only_pairs.head, random_head(1))
     assert not same_pairs(only_pairs.pairs, random_pairs(1))
 
 
 def test_cached_features_give_the_head_that_full_passes_give() -> None:
     """A frozen body is run once; learning rate 0 on the pairs is the plain twin."""
-    fast = train_client(BASE.model, DATA, work(train_pairs=False), LOCAL)
+    fast = train_client(TASK, DATA, work(train_pairs=False), LOCAL)
     unclipped = replace(LOCAL, lr=0.0, clip=0.0)
-    plain = train_client(BASE.model, DATA, work(), unclipped)
-    quick = train_client(BASE.model, DATA, work(train_pairs=False), unclipped)
+    plain = train_client(TASK, DATA, work(), unclipped)
+    quick = train_client(TASK, DATA, work(train_pairs=False), unclipped)
     torch.testing.assert_close(plain.head.weight, quick.head.weight, atol=1e-5, rtol=1e-4)
     assert fast.images == plain.images
 
 
 def test_steps_are_cut_at_the_limit() -> None:
     """Ten images in batches of 8 are two steps an epoch."""
-    one = train_client(BASE.model, DATA, work(epochs=9, max_steps=2), LOCAL)
-    other = train_client(BASE.model, DATA, work(epochs=1), LOCAL)
+    one = train_client(TASK, DATA, work(epochs=9, max_steps=2), LOCAL)
+    other = train_client(TASK, DATA, work(epochs=1), LOCAL)
     assert same_pairs(one.pairs, other.pairs)
 
 
 def test_a_rate_of_zero_changes_nothing() -> None:
-    still = train_client(BASE.model, DATA, work(rate=0.0), LOCAL)
+    still = train_client(TASK, DATA, work(rate=0.0), LOCAL)
     assert same_pairs(still.pairs, random_pairs(1)) and same_head(still.head, random_head(1))
 
 
@@ -104,7 +100,7 @@ def test_orthogonality_lowers_the_overlap_and_hard_removes_it() -> None:
     found = {}
     for kind in ("none", "soft", "soft_normalised", "hard"):
         task = work(pairs=start, frozen=frozen, orthogonality=kind, epochs=8)
-        update = train_client(BASE.model, DATA, task, LOCAL)
+        update = train_client(TASK, DATA, task, LOCAL)
         found[kind] = mean_overlap({n: p.B for n, p in update.pairs.items()}, root)
     assert found["soft"] < found["none"] and found["soft_normalised"] < found["none"]
     assert found["hard"] < 1e-6
@@ -125,7 +121,7 @@ def test_merged_weights_and_branches_give_the_same_logits() -> None:
 
 
 def test_numbers_that_are_not_finite_are_seen_wherever_they_stand() -> None:
-    update = train_client(BASE.model, DATA, work(), LOCAL)
+    update = train_client(TASK, DATA, work(), LOCAL)
     assert update.finite() and not broken(update).finite()
     bias = update.head.bias.clone()
     bias[0] = float("inf")
@@ -154,7 +150,7 @@ def test_penalty_clipping_and_projection_are_no_arithmetic(monkeypatch: pytest.M
         monkeypatch.setattr(owner, name, slow(seconds, getattr(owner, name)))
     frozen = (Frozen({n: p.B for n, p in random_pairs(7).items()}, 1.0),)
     task = work(frozen=frozen, orthogonality="hard", epochs=1)
-    update = train_client(BASE.model, DATA, task, replace(LOCAL, batch_size=5))
+    update = train_client(TASK, DATA, task, replace(LOCAL, batch_size=5))
     assert update.seconds_compute == 2 * 11100.0
     assert update.seconds == update.seconds_compute + 2 * 12.0 + 1.0
 
@@ -162,17 +158,17 @@ def test_penalty_clipping_and_projection_are_no_arithmetic(monkeypatch: pytest.M
 def test_bytes_are_those_of_pair_and_head() -> None:
     pairs, head = random_pairs(1), random_head(1)
     assert payload_bytes(pairs, head) == 4 * (4 * 2 * 16 * 2 + 4 * 16 + 4)
-    assert train_client(BASE.model, DATA, work(), LOCAL).bytes() == payload_bytes(pairs, head)
+    assert train_client(TASK, DATA, work(), LOCAL).bytes() == payload_bytes(pairs, head)
 
 
 def test_accuracy_and_loss_of_a_head() -> None:
     head = random_head(2)
     logits = BASE.model(DATA.pixels, (head.weight, head.bias))
     hits = logits.argmax(dim=1) == DATA.labels
-    correct, balanced = correct_by_class(BASE.model, DATA, WEIGHTS, head)
-    assert correct == int(hits.sum())
+    found = TASK.measure(DATA, WEIGHTS, head)
+    assert (found.correct, found.total) == (int(hits.sum()), len(DATA))
     by_class = [float(hits[DATA.labels == c].float().mean()) for c in DATA.labels.unique()]
-    assert balanced == pytest.approx(sum(by_class) / len(by_class))
+    assert found.balanced == pytest.approx(sum(by_class) / len(by_class))
     wanted = float(F.cross_entropy(logits, DATA.labels))
-    assert mean_loss(BASE.model, DATA, WEIGHTS, head) == pytest.approx(wanted, rel=1e-5)
+    assert TASK.mean_loss(DATA, WEIGHTS, head) == pytest.approx(wanted, rel=1e-5)
     assert features_of(BASE.model, DATA.pixels).shape == (10, 16)

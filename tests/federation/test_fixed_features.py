@@ -10,7 +10,7 @@ import torch
 from tiny import backbone, random_pairs
 
 from silva.federation import fixed_features
-from silva.federation.client import features_of
+from silva.federation.features import features_of
 from silva.federation.fixed_features import FixedFeatures
 from silva.models.layers import Adaptation
 

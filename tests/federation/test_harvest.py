@@ -10,7 +10,8 @@ from silva.adapters.forest import Forest
 from silva.adapters.routing import signature
 from silva.adapters.tiers import AdapterPath
 from silva.federation.cascade import grow
-from silva.federation.harvest import harvest, latest_accuracies
+from silva.federation.harvest import harvest, latest_values
+from silva.federation.material import image_material
 from silva.federation.record import Accuracy, RunRecord
 from silva.federation.run import Run
 from silva.federation.state import unpack_head, unpack_pairs
@@ -24,7 +25,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Forest]:
     folder = tmp_path_factory.mktemp("harvest")
     run = make_run(folder / "run")
     grow(run)
-    return run, harvest(run, folder / "forest", BASE, CLASSES)
+    return run, harvest(run, folder / "forest", image_material(BASE, dataset()))
 
 
 def test_the_forest_is_whole_and_names_its_base(grown: tuple[Run, Forest]) -> None:
@@ -113,7 +114,7 @@ def test_merged_path_branches_and_one_adapter_of_rank_3r_are_one_model(
 def test_one_cluster_makes_paths_of_root_and_leaf(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", settings(clustering__k=1))
     grow(run)
-    forest = harvest(run, tmp_path / "forest", BASE, CLASSES)
+    forest = harvest(run, tmp_path / "forest", image_material(BASE, dataset()))
     assert forest.clusters == [] and forest.manifest.probe is None and forest.verify().sound
     assert [t.name for t in forest.path("c-0").tiers] == ["root", "leaf"]
     assert [t.name for t in forest.path("c-6").tiers] == ["root"]
@@ -125,4 +126,4 @@ def test_the_last_measurement_of_a_tier_counts_and_controls_do_not() -> None:
         return Accuracy("c-0", True, tier, "root", number, correct, 4)
 
     rows = [row("root", 1, 1), row("root", 2, 2), row("zero_leaf", 3, 3), row("head_only", 4, 4)]
-    assert latest_accuracies(RunRecord(accuracies=rows)) == {"c-0": {"root": 0.5, "cluster": 0.75}}
+    assert latest_values(RunRecord(measurements=rows)) == {"c-0": {"root": 0.5, "cluster": 0.75}}

@@ -10,7 +10,8 @@ from tiny import CLASSES, backbone, make_run, random_data, same_head, settings
 
 from silva.adapters.tiers import Head
 from silva.federation import heads
-from silva.federation.client import ClientData
+from silva.federation.classification import Classification
+from silva.federation.features import ClientData
 from silva.federation.heads import (
     SHRINKAGE,
     ClassStatistics,
@@ -70,7 +71,7 @@ def test_a_class_that_nobody_has_is_never_preferred_by_weight() -> None:
 
 def test_statistics_are_those_of_the_base_models_features() -> None:
     base, data = backbone(), random_data(1)
-    found = class_statistics(base.model, data, 4)
+    found = class_statistics(Classification(base.model, 4), data)
     features = base.model.features(data.pixels)
     assert found.counts.tolist() == torch.bincount(data.labels, minlength=4).tolist()
     sums, gram = found.sums.double(), found.gram.double()
@@ -89,12 +90,12 @@ def test_the_first_head_as_configured(tmp_path) -> None:
     names = run.founders()
     pooled = [run.clients.train(n) for n in names]
     data = ClientData(torch.cat([d.pixels for d in pooled]), torch.cat([d.labels for d in pooled]))
-    wanted = discriminant_head([class_statistics(run.model, data, len(CLASSES))])
+    wanted = discriminant_head([class_statistics(run.task, data)])
     found = first_head(run, names)
     # The features hardly vary, so the last digits of the sums are magnified in the weights.
     off = (found.weight - wanted.weight).norm() / wanted.weight.norm()
     assert float(off) < 1e-2
-    logits = run.model(data.pixels, (found.weight, found.bias))
+    logits = run.task.model(data.pixels, (found.weight, found.bias))
     assert float((logits.argmax(dim=1) == data.labels).float().mean()) > 0.9
 
 

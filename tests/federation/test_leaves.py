@@ -33,7 +33,7 @@ def test_growing_a_leaf_changes_no_state(run: Run) -> None:
     assert repr(run.state.record) == before and run.state.files == files
     assert same_pairs(one.trained.pairs, other.trained.pairs)
     assert same_head(one.trained.head, other.trained.head)
-    assert one.accuracies == other.accuracies and one.cluster == run.state.labels["c-1"]
+    assert one.measurements == other.measurements and one.cluster == run.state.labels["c-1"]
 
 
 def test_a_leaf_is_the_clients_own(run: Run) -> None:
@@ -57,7 +57,7 @@ def test_a_kept_leaf_is_on_disk_and_sent_nothing(tmp_path: Path) -> None:
     pairs = {o.pair for o in run.state.record.overlaps if o.client == "c-3"}
     assert pairs == {"root-cluster", "root-leaf", "cluster-leaf"}
     assert all(0 <= o.overlap <= 1 for o in run.state.record.overlaps)
-    assert run.state.record.accuracies[-1].tier == "leaf"
+    assert run.state.record.measurements[-1].tier == "leaf"
 
 
 def test_a_leaf_is_kept_apart_from_root_and_cluster(run: Run) -> None:
@@ -154,7 +154,7 @@ def test_a_client_that_only_sends_NaN_keeps_an_empty_leaf(tmp_path: Path) -> Non
     keep_leaf(run, leaf)
     assert run.state.record.rounds[-1].rejected == 2
     assert all(not p.B.any() for p in leaf.trained.pairs.values())
-    assert leaf.accuracies[0].correct >= 0
+    assert leaf.measurements[0].correct >= 0
 
 
 def test_one_image_and_no_test_image_are_enough_for_a_leaf(tmp_path: Path) -> None:
@@ -166,4 +166,4 @@ def test_one_image_and_no_test_image_are_enough_for_a_leaf(tmp_path: Path) -> No
     run = make_run(tmp_path / "run", parts=parts)
     grow_root(run)
     leaf = grow_leaf(run, "c-0", 2)
-    assert leaf.trained.images == 1 and leaf.trained.finite() and leaf.accuracies == []
+    assert leaf.trained.images == 1 and leaf.trained.finite() and leaf.measurements == []

@@ -70,13 +70,13 @@ def test_meeting_a_client_changes_no_state(run: Run) -> None:
     before, labels = repr(run.state.record), dict(run.state.labels)
     one, other = meet(run, "c-7"), meet(run, "c-7")
     assert repr(run.state.record) == before and run.state.labels == labels
-    assert one.cluster == other.cluster and one.accuracies == other.accuracies
+    assert one.cluster == other.cluster and one.measurements == other.measurements
 
 
 def test_a_newcomer_is_measured_at_every_step_and_sees_no_test_image(run: Run) -> None:
     found = meet(run, "c-6")
-    assert [a.tier for a in found.accuracies] == ["root", "zero_leaf", "after_1", "after_2"]
-    assert all(not a.seen and a.total == 6 for a in found.accuracies)
+    assert [a.tier for a in found.measurements] == ["root", "zero_leaf", "after_1", "after_2"]
+    assert all(not a.seen and a.total == 6 for a in found.measurements)
     assert found.trained.images == 12
 
 
@@ -86,7 +86,7 @@ def test_what_is_kept_of_a_newcomer(tmp_path: Path) -> None:
     keep_newcomer(run, newcomer)
     assert run.state.labels["c-7"] == newcomer.cluster
     assert run.state.record.routed == [newcomer.routed]
-    assert run.state.record.accuracies[-1] == newcomer.accuracies[-1]
+    assert run.state.record.measurements[-1] == newcomer.measurements[-1]
     assert run.folder.get(run.state, "newcomer", "c-7") is not None
     assert run.folder.get(run.state, "leaf", "c-7") is None
     row = run.state.record.rounds[-1]

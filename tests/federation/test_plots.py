@@ -11,9 +11,17 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from silva.federation.plots import OVERVIEW, PLOT_NAMES, accuracy_by_round, render_plots
+from silva.federation.plots import OVERVIEW, figure_by_round, plot_names, render_plots
 from silva.federation.plots_clustering import cluster_order, draw_distances, draw_eigenvalues
-from silva.federation.record import Accuracy, Clustering, Overlap, Round, RunFacts, RunRecord
+from silva.federation.record import (
+    Accuracy,
+    Clustering,
+    Overlap,
+    Perplexity,
+    Round,
+    RunFacts,
+    RunRecord,
+)
 
 FACTS = RunFacts({}, 0, {}, 1, data="costs $5 and $6", partition="planted(2)")
 
@@ -38,7 +46,7 @@ def full_record() -> RunRecord:
     ]
     rows += [Accuracy("u", False, t, "unseen", 3, 5, 12) for t in ("root", "zero_leaf", "after_1")]
     return RunRecord(
-        accuracies=rows,
+        measurements=rows,
         rounds=[round_of("root", 1), round_of("cluster", 2), round_of("leaf", 3, 0)],
         overlaps=[Overlap(f"c-{i}", "root-leaf", 0.01 * i) for i in range(4)],
         clustering=clustering([0, 1, 0, 1], [0, 1, 1, 1]),
@@ -54,7 +62,7 @@ def size_of(png: bytes) -> tuple[int, int]:
 def test_a_full_record_gives_every_plot_as_a_readable_png() -> None:
     steps: list[tuple[int, int]] = []
     plots = render_plots(full_record(), FACTS, lambda *step: steps.append(step))
-    assert set(plots) == set(PLOT_NAMES)
+    assert set(plots) == set(plot_names("accuracy"))
     assert steps == [(n + 1, len(plots)) for n in range(len(plots))]
     for png in plots.values():
         width, height = size_of(png)
@@ -128,5 +136,16 @@ def test_a_client_keeps_its_last_value_in_rounds_that_skip_it() -> None:
         Accuracy("a", True, "cluster", "leaf", 6, 9, 10),
         Accuracy("u", False, "cluster", "cluster", 5, 9, 10),
     ]
-    course = accuracy_by_round(RunRecord(accuracies=rows), "cluster")
+    course = figure_by_round(RunRecord(measurements=rows), "cluster")
     assert course == [(4, [0.2, 0.6]), (5, [0.4, 0.6])]
+
+
+def test_plots_are_named_by_what_was_measured() -> None:
+    rows = [
+        Perplexity(f"c-{i}", True, tier, tier, at, loss=10.0 + i - at, total=10, bytes=30)
+        for at, tier in enumerate(("root", "leaf"), start=1)
+        for i in range(3)
+    ]
+    plots = render_plots(RunRecord(figure="perplexity", measurements=list(rows)), FACTS)
+    assert set(plots) == {"perplexity_by_tier.png", "perplexity_by_round.png", OVERVIEW}
+    assert set(plots) <= set(plot_names("perplexity"))

@@ -7,6 +7,7 @@ import torch
 from tiny import backbone, broken, huge, random_data, random_head, random_pairs, settings
 
 from silva.adapters.tiers import Head, LoraPair
+from silva.federation.classification import Classification
 from silva.federation.client import Update, Work, train_client
 from silva.federation.config import LocalConfig
 from silva.federation.orthogonality import Frozen
@@ -23,7 +24,7 @@ def task(**changes: object) -> Work:
 
 
 def trained(work: Work, local: LocalConfig) -> Update:
-    return train_client(backbone().model, random_data(2, IMAGES), work, local)
+    return train_client(Classification(backbone().model, 4), random_data(2, IMAGES), work, local)
 
 
 @pytest.mark.parametrize("rate", [1e-4, 1e-2, 1.0, 10.0])

@@ -28,7 +28,7 @@ DATA_FILES = {
 
 def record() -> RunRecord:
     return RunRecord(
-        accuracies=[
+        measurements=[
             Accuracy("a", True, "root", "root", 1, 3, 4, 0.5),
             Accuracy("b", True, "root", "root", 1, 1, 4, 0.25),
             Accuracy("e", True, "root", "root", 1, 0, 0),

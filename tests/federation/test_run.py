@@ -91,7 +91,7 @@ def test_lanes_change_neither_the_order_nor_the_result(run: Run) -> None:
 
 
 def test_accuracy_counts_a_clients_test_images(run: Run) -> None:
-    (row,) = run.accuracy("c-7", "root", run.base, random_head(1))
+    (row,) = run.measured("c-7", "root", run.base, random_head(1))
     assert (row.client, row.seen, row.tier, row.stage, row.total) == (
         *("c-7", False, "root", "root"),
         6,
@@ -104,7 +104,7 @@ def test_a_client_without_test_images_is_not_measured(tmp_path: Path) -> None:
     bare = replace(plain.clients[0], test=plain.clients[0].test[:0])
     run = make_run(tmp_path / "run", parts=replace(plain, clients=(bare, *plain.clients[1:])))
     run.measure(["c-0", "c-1"], "root", run.base, random_head(1))
-    assert [a.client for a in run.state.record.accuracies] == ["c-1"]
+    assert [a.client for a in run.state.record.measurements] == ["c-1"]
 
 
 def test_a_client_answers_with_its_own_head_only_under_the_policy_local(run: Run) -> None:

@@ -15,7 +15,8 @@ from tiny import random_head, random_pairs, same_head, same_pairs
 
 from silva.errors import RunError
 from silva.federation import state as module
-from silva.federation.record import Accuracy, Round
+from silva.federation import state_files
+from silva.federation.record import Accuracy, Clustering, Round
 from silva.federation.state import (
     RunFolder,
     RunState,
@@ -34,7 +35,7 @@ def grown() -> RunState:
     state.root = TierState(random_pairs(1), random_head(1), calm_rounds=2, stopped=True)
     start = TierState(random_pairs(2), random_head(2))
     state.clusters = [start, TierState(start.pairs, random_head(3), calm_rounds=1)]
-    state.record.accuracies.append(Accuracy("c-0", True, "root", "root", 4, 3, 6, 0.25))
+    state.record.measurements.append(Accuracy("c-0", True, "root", "root", 4, 3, 6, 0.25))
     state.record.rounds.append(
         Round("root", -1, 1, 2, 0, 1, math.nan, 0.5, 0.1, 10, 20, 0.25, 0.125)
     )
@@ -75,6 +76,38 @@ def test_the_first_state_has_no_tiers(tmp_path: Path) -> None:
     stored(tmp_path / "run", RunState())
     found = RunFolder(tmp_path / "run", NAMES).load()
     assert (found.stage, found.root, found.clusters) == ("root", None, [])
+
+
+def test_distances_between_clients_are_written_once(tmp_path: Path) -> None:
+    state, path = grown(), tmp_path / "run"
+    store = stored(path, state)
+    state.record.clustering = Clustering(["c-0"], [0], [[0.0, 0.1], [0.1, 0.0]], [0.5], 1, "f", "r")
+    for _ in range(3):
+        state.round += 1
+        store.save(state)
+    assert [p.name for p in path.glob("distances-*")] == ["distances-1.safetensors"]
+    assert "0.1]" not in (path / "state.json").read_text()
+    again = RunFolder(path, NAMES)
+    found = again.load()
+    assert found.record.clustering == state.record.clustering
+    written = (path / "distances-1.safetensors").stat().st_mtime_ns
+    again.save(found)
+    assert (path / "distances-1.safetensors").stat().st_mtime_ns == written
+    flip(path / "distances-1.safetensors")
+    with pytest.raises(RunError, match=r"distances-1.*checksum"):
+        RunFolder(path, NAMES).load()
+
+
+def test_a_folder_is_taken_if_it_has_no_more_than_a_kill_leaves_there(tmp_path: Path) -> None:
+    (tmp_path / "run" / "clients").mkdir(parents=True)
+    (tmp_path / "run" / "settings.tmp").write_text("{")
+    stored(tmp_path / "run")
+    assert RunFolder(tmp_path / "run", NAMES).load().round == 3
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letters.txt").write_text("mine")
+    with pytest.raises(RunError, match="something lies here"):
+        RunFolder(tmp_path / "mine", NAMES).create({})
+    assert files(tmp_path / "mine") == {"letters.txt": b"mine"}
 
 
 def test_a_second_run_in_one_folder_is_refused(tmp_path: Path) -> None:
@@ -191,13 +224,13 @@ def test_tiers_that_have_not_changed_are_not_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, written = grown(), []
-    real = module.save_file
+    real = state_files.save_file
 
     def save_file(tensors: Any, path: Path, **rest: Any) -> None:
         written.append(path.name)
         real(tensors, path, **rest)
 
-    monkeypatch.setattr(module, "save_file", save_file)
+    monkeypatch.setattr(state_files, "save_file", save_file)
     store = stored(tmp_path / "run", state)
     for _ in range(2):
         state.round += 1
@@ -240,17 +273,21 @@ def half_a_file(tensors: object, path: Path, **_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("writer", "fault"),
-    [("save_file", half_a_file), ("save_file", disk_full), ("write_json", disk_full)],
+    ("place", "writer", "fault"),
+    [
+        (state_files, "save_file", half_a_file),
+        (state_files, "save_file", disk_full),
+        (module, "replace_text", disk_full),
+    ],
 )
 def test_a_full_disk_leaves_the_previous_state_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str, fault: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, writer: str, fault: Any
 ) -> None:
     state = grown()
     store = stored(tmp_path / "run", state)
     state.round, state.root = 4, TierState(random_pairs(4), random_head(4))
     with monkeypatch.context() as patch:
-        patch.setattr(module, writer, fault)
+        patch.setattr(place, writer, fault)
         with pytest.raises(RunError, match=r"No space left.*--resume"):
             store.save(state)
     assert RunFolder(tmp_path / "run", NAMES).load().round == 3
@@ -266,7 +303,7 @@ def test_a_disk_that_fills_within_state_json_leaves_the_previous_one(
     store = stored(tmp_path / "run", state)
     before = (tmp_path / "run" / "state.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "fsync", disk_full)
+        patch.setattr(state_files.os, "fsync", disk_full)
         with pytest.raises(RunError, match="No space left"):
             store.save(state)
     assert (tmp_path / "run" / "state.json").read_bytes() == before
@@ -279,7 +316,7 @@ def test_a_full_disk_while_a_client_file_is_written(
     state = grown()
     store = stored(tmp_path / "run", state)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", half_a_file)
+        patch.setattr(state_files, "save_file", half_a_file)
         with pytest.raises(RunError, match="No space left"):
             store.put(state, "leaf", "c-0", {"a": torch.ones(2)})
     assert state.files == {} and store.get(state, "leaf", "c-0") is None

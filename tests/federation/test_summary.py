@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from silva.federation.record import Accuracy, Clustering, Round, Routed, RunRecord
+from silva.federation.record import Accuracy, Clustering, Perplexity, Round, Routed, RunRecord
 from silva.federation.summary import latest, spread, stage_seconds, summarise
 
 NOTHING = {
@@ -46,7 +48,7 @@ def test_the_last_measurement_of_each_client_counts() -> None:
         measured("b", "root", 4, at=1),
         measured("a", "root", 8, at=2),
     ]
-    tier = summarise(RunRecord(accuracies=rows))["tiers"]["root"]
+    tier = summarise(RunRecord(measurements=rows))["tiers"]["root"]
     assert tier["mean"] == pytest.approx(0.6)
     assert tier["min"] == pytest.approx(0.4)
     assert tier["balanced_mean"] == pytest.approx(0.3)
@@ -61,7 +63,7 @@ def test_seen_and_unseen_clients_are_kept_apart() -> None:
         measured("v", "zero_leaf", 9, seen=False),
         measured("v", "head_only", 10, seen=False),
     ]
-    summary = summarise(RunRecord(accuracies=rows))
+    summary = summarise(RunRecord(measurements=rows))
     assert summary["tiers"]["root"]["mean"] == pytest.approx(0.2)
     assert summary["control"]["head_only"]["mean"] == pytest.approx(0.3)
     assert summary["unseen"] == {
@@ -75,7 +77,7 @@ def test_seen_and_unseen_clients_are_kept_apart() -> None:
 
 def test_every_control_that_was_measured_is_in_the_summary() -> None:
     rows = [measured("a", tier, n) for n, tier in enumerate(("local_lora", "root", "local_pair"))]
-    control = summarise(RunRecord(accuracies=rows))["control"]
+    control = summarise(RunRecord(measurements=rows))["control"]
     assert list(control) == ["head_only", "local_lora", "local_pair"]
     assert control["head_only"] == NOTHING
     assert control["local_pair"]["mean"] == pytest.approx(0.2)
@@ -96,7 +98,7 @@ def test_an_empty_record_gives_nulls_in_the_full_schema() -> None:
 def test_clients_without_test_images_have_no_accuracy() -> None:
     empty = Accuracy("a", True, "root", "root", 1, 0, 0)
     assert latest([empty], seen=True) == {}
-    assert summarise(RunRecord(accuracies=[empty]))["tiers"]["root"]["mean"] is None
+    assert summarise(RunRecord(measurements=[empty]))["tiers"]["root"]["mean"] is None
 
 
 def test_clusters_are_counted_by_who_is_in_them() -> None:
@@ -124,3 +126,32 @@ def test_bytes_and_seconds_per_stage() -> None:
 def test_routing_agreement_is_the_share_of_equal_choices() -> None:
     routed = [Routed(f"u-{i}", i % 2, 0, [0.5, 0.1], [1.0, 2.0]) for i in range(4)]
     assert summarise(RunRecord(routed=routed))["routing_agreement"] == 0.5
+
+
+def test_where_less_is_better_the_tail_is_the_other_end() -> None:
+    rows = [
+        Perplexity(f"c-{n}", True, "root", "root", 1, loss=math.log(n + 2), total=1, bytes=2)
+        for n in range(10)
+    ]
+    record = RunRecord(figure="perplexity", measurements=list(rows))
+    summary = summarise(record)
+    root = summary["tiers"]["root"]
+    assert summary["figure"] == "perplexity" and root["mean"] == pytest.approx(6.5)
+    assert root["p10"] < root["mean"] < root["p90"]
+    assert root["tail_mean10"] == root["max"] == pytest.approx(11)
+    bits = sum(math.log2(n + 2) / 2 for n in range(10)) / 10
+    assert root["bits_per_byte_mean"] == pytest.approx(bits)
+    assert RunRecord.from_dict(record.as_dict()) == record
+
+
+def test_a_state_from_before_there_were_figures_holds_accuracies() -> None:
+    row = Accuracy("a", True, "root", "root", 1, 3, 4)
+    plain = RunRecord(measurements=[row]).as_dict()
+    del plain["figure"]
+    plain["accuracies"] = plain.pop("measurements")
+    assert RunRecord.from_dict(plain).measurements == [row]
+
+
+def test_a_perplexity_that_no_number_holds_is_the_largest() -> None:
+    row = Perplexity("a", True, "root", "root", 1, loss=1e6, total=1, bytes=0)
+    assert math.isfinite(row.value) and math.isfinite(row.second)

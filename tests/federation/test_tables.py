@@ -41,7 +41,7 @@ def table_lines(markdown: str) -> list[str]:
 
 def test_tiers_are_rows_in_the_order_of_the_path() -> None:
     rows = [measured("a", tier, 4) for tier in ("leaf", "root", "head_only")]
-    table = make_tables(RunRecord(accuracies=rows))["tiers"]
+    table = make_tables(RunRecord(measurements=rows))["tiers"]
     names = [row[0] for row in table.rows]
     assert names == ["frozen root + own head", "root", "root + cluster + leaf"]
     assert table.as_dict()["rows"][1]["mean"] == pytest.approx(0.5)
@@ -52,17 +52,17 @@ def test_one_cluster_is_no_tier_of_its_own() -> None:
     rows = [measured("a", tier, 4) for tier in ("root", "leaf")]
     rows += [measured("u", tier, 4, seen=False) for tier in ("root", "zero_leaf", "after_1")]
     together = replace(clustering(), labels=[0, 0], k=1)
-    tables = make_tables(RunRecord(accuracies=rows, clustering=together))
+    tables = make_tables(RunRecord(measurements=rows, clustering=together))
     assert [row[0] for row in tables["tiers"].rows] == ["root", "root + leaf"]
     assert [row[0] for row in tables["unseen"].rows] == ["root", "leaf after 1 epoch"]
-    apart = make_tables(RunRecord(accuracies=rows, clustering=clustering()))
+    apart = make_tables(RunRecord(measurements=rows, clustering=clustering()))
     assert [row[0] for row in apart["tiers"].rows] == ["root", "root + cluster + leaf"]
     assert "root + cluster, no leaf" in [row[0] for row in apart["unseen"].rows]
 
 
 def test_every_control_is_a_row_before_the_tiers() -> None:
     rows = [measured("a", tier, 4) for tier in ("root", "local_lora", "head_only", "of-the-future")]
-    table = make_tables(RunRecord(accuracies=rows))["tiers"]
+    table = make_tables(RunRecord(measurements=rows))["tiers"]
     assert [row[0] for row in table.rows] == [
         "frozen root + own head",
         "own pair and head, nothing shared",

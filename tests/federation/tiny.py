@@ -19,8 +19,11 @@ from silva.config import build, overlay
 from silva.data.nouns import TEST, TRAIN, ClientRows, ImageDataset, Partition
 from silva.data.sources import ArraySource
 from silva.federation import assembly
-from silva.federation.client import ClientData, Update, Work
+from silva.federation.classification import Classification
+from silva.federation.client import Update, Work
 from silva.federation.config import FederationConfig
+from silva.federation.features import ClientData
+from silva.federation.material import Material, image_material
 from silva.federation.run import Progress, Run
 from silva.federation.runtime.base import Runtime
 from silva.federation.state import RunFolder, RunState
@@ -65,6 +68,15 @@ def backbone(seed: int = 0) -> Backbone:
         model.position_embeddings.data.normal_(0.0, 0.5)
         model.cls_token.data.normal_(0.0, 0.5)
     return Backbone.of("tiny", model, None, (), (0.5,) * 3, (0.25,) * 3)
+
+
+def task(seed: int = 0) -> Classification:
+    return Classification(backbone(seed).model, len(CLASSES))
+
+
+def material() -> Material:
+    """The backbone with the data set below."""
+    return image_material(backbone(), dataset())
 
 
 def save_backbone(folder: Path, seed: int = 0) -> Path:
@@ -172,7 +184,7 @@ def make_run(
         state = RunState()
         store.save(state)
     run = assembly.make_run(
-        config, seed, base, dataset(), parts, store, state, on_progress=on_progress
+        config, seed, image_material(base, dataset()), parts, store, state, on_progress=on_progress
     )
     if meddle:
         run.runtime = Meddler(run.runtime, meddle)

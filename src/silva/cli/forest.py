@@ -11,12 +11,9 @@ from silva.cli.forest_add import add
 from silva.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.tree import Tree
-
     from silva.adapters.change import Change
     from silva.adapters.forest import Forest
     from silva.adapters.maintenance import VerifyReport
-    from silva.adapters.manifest import Manifest
     from silva.adapters.tiers import Tier
 
 ForestFolder = Annotated[Path, typer.Argument(metavar="FOREST", help="The forest's folder.")]
@@ -58,7 +55,9 @@ def show(
         return
     from rich.console import Console
 
-    Console(highlight=False).print(_tree(forest, limit))
+    from silva.cli.forest_tree import tree_of
+
+    Console(highlight=False).print(tree_of(forest, limit))
     if plot is not None:
         print(f"drawn to {plot}")
 
@@ -212,8 +211,11 @@ def _leaf_change(forest: Forest, peft: Path, client: str, cluster: str) -> Chang
         return Change(clients={client: NewClient(leaf=leaf, cluster=home, seen=False)})
     # What was measured with the old leaf or cluster says nothing about the new path.
     stale = {"leaf"} if home == old.cluster else {"leaf", "cluster"}
-    accuracy = {name: value for name, value in old.accuracy.items() if name not in stale}
-    new = NewClient(leaf, home, old.seen, old.images, old.style, accuracy)
+    accuracy, perplexity = (
+        {name: value for name, value in values.items() if name not in stale}
+        for values in (old.accuracy, old.perplexity)
+    )
+    new = NewClient(leaf, home, old.seen, old.images, old.style, accuracy, perplexity)
     return Change(clients={client: new})
 
 
@@ -276,55 +278,6 @@ def _tier_name(tier: str) -> str:
     if tier != "root" and not is_cluster_name(tier):
         raise ConfigError(f"no tier {tier[:40]!r}", remedy="--tier takes root or cluster-<number>")
     return tier
-
-
-def _tree(forest: Forest, limit: int) -> Tree:
-    from rich.text import Text
-    from rich.tree import Tree
-
-    manifest = forest.manifest
-    total = _megabytes(sum(manifest.objects.values()))
-    title = f"{forest.folder}  version {manifest.version}, base {manifest.base.id}, "
-    tree = Tree(Text(f"{title}{len(manifest.classes)} classes, {total}"))
-    everyone = sorted(manifest.clients)
-    root = tree.add(Text(_tier_line("root", manifest, manifest.root, everyone, "root")))
-    homes: list[str | None] = [*forest.clusters, None]
-    for home in homes:
-        members = [name for name in everyone if manifest.clients[name].cluster == home]
-        branch = root
-        if home is not None:
-            digest = manifest.clusters[home].object
-            branch = root.add(Text(_tier_line(home, manifest, digest, members, "cluster")))
-        for name in members[:limit]:
-            branch.add(Text(_client_line(name, manifest)))
-        if len(members) > limit:
-            branch.add(Text(f"... {len(members) - limit} more"))
-    return tree
-
-
-def _tier_line(name: str, manifest: Manifest, digest: str, members: list[str], tier: str) -> str:
-    found = [manifest.clients[m].accuracy for m in members]
-    values = [accuracy[tier] for accuracy in found if tier in accuracy]
-    mean = f", mean accuracy {100 * sum(values) / len(values):.1f} %" if values else ""
-    return f"{name}  {_kilobytes(manifest.objects[digest])}, {len(members)} clients{mean}"
-
-
-def _client_line(name: str, manifest: Manifest) -> str:
-    entry = manifest.clients[name]
-    parts = [_kilobytes(manifest.objects[entry.leaf]) if entry.leaf else "no leaf"]
-    if not entry.seen:
-        parts.append("unseen")
-    if entry.style:
-        parts.append(repr(entry.style))
-    if entry.images:
-        parts.append(f"{entry.images} images")
-    ordered = sorted(entry.accuracy, key=lambda tier: ("root", "cluster", "leaf", tier).index(tier))
-    parts += [f"{tier} {100 * entry.accuracy[tier]:.1f} %" for tier in ordered]
-    return f"{name}  {', '.join(parts)}"
-
-
-def _kilobytes(size: int) -> str:
-    return f"{size / 1e3:.0f} kB"
 
 
 def _megabytes(size: int) -> str:

@@ -14,7 +14,7 @@ from silva.cli.assignment import assignment
 def add(
     folder: Annotated[Path, typer.Argument(metavar="FOREST", help="A forest.")],
     client: Annotated[str, typer.Option(help="The new client's name.")],
-    data: Annotated[str, typer.Option(help="Its images: file or folder, classes as the forest's.")],
+    data: Annotated[str, typer.Option(help="Its images (classes as the forest's) or texts.")],
     split: Annotated[str, typer.Option(help="Train/test column or share.")] = "",
     labels: Annotated[str, typer.Option(help="Label column or folder levels.")] = "",
     leaf_epochs: Annotated[
@@ -27,7 +27,7 @@ def add(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Probe a new client's images, route it to the nearest cluster and say why.
+    """Probe a new client's data, route it to the nearest cluster and say why.
 
     Probe and leaf are trained with the settings of the run that grew the forest.
     """
@@ -63,9 +63,12 @@ def add(
     if added.rejected:
         note = "passes of probe and leaf ended in numbers that are not finite and were undone"
         typer.echo(f"silva: warning: {added.rejected} {note}", err=True)
-    for tier, accuracy in added.accuracy.items():
-        typer.echo(f"  accuracy with {tier:<8} {accuracy:.1%}")
-    typer.echo(f"version {added.forest.version} of {folder}, from {added.images} images")
+    from silva.federation.figures import FIGURES
+
+    figure = FIGURES[added.figure]
+    for tier, value in added.figures.items():
+        typer.echo(f"  {figure.name} with {tier:<8} {figure.shown(value)}")
+    typer.echo(f"version {added.forest.version} of {folder}, from {added.images} {figure.examples}")
 
 
 def _plain(added: Any) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def _plain(added: Any) -> dict[str, Any]:
         "losses": added.losses,
         "leaf": added.leaf,
         "images": added.images,
-        "accuracy": added.accuracy,
+        added.figure: added.figures,
         "rejected": added.rejected,
         "version": added.forest.version,
     }

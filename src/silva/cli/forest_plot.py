@@ -1,14 +1,16 @@
-"""The picture of a forest: root, clusters and clients from left to right, coloured by accuracy."""
+"""The picture of a forest, from left to right: root, clusters, clients by how good they are."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from silva.adapters.files import write_atomic
-from silva.adapters.manifest import ClientEntry, Manifest
+from silva.adapters.manifest import Manifest
+from silva.federation.figures import figure_of, values_of
 
 _MAX_LABELS = 80
 _MAX_HEIGHT_INCHES = 24.0
@@ -16,7 +18,7 @@ Point = tuple[float, float]
 
 
 def draw_forest(manifest: Manifest, path: Path) -> None:
-    """Draw one version of a forest to a PNG; the colour is the accuracy with the longest path."""
+    """Draw one version of a forest to a PNG; the colour is the figure of the longest path."""
     members = _members(manifest)
     order = [name for names in members.values() for name in names]
     rows = {name: float(-n) for n, name in enumerate(order)}
@@ -35,12 +37,14 @@ def draw_forest(manifest: Manifest, path: Path) -> None:
     for name, (x, y) in inner.items():
         axes.annotate(name, (x, y), xytext=(0, 8), textcoords="offset points", ha="center")
     if order:
-        values = [_accuracy(manifest.clients[name]) for name in order]
+        measured = figure_of(manifest)
+        values = [_last(values_of(manifest.clients[name], measured)) for name in order]
         dots = axes.scatter(
-            [2.0] * len(order), [rows[name] for name in order], c=values, cmap="viridis",
+            [2.0] * len(order), [rows[name] for name in order], c=values,
+            cmap="viridis" if measured.higher_is_better else "viridis_r",
             plotnonfinite=True, zorder=2,
         )  # fmt: skip
-        figure.colorbar(dots, label="accuracy on the client's test images")
+        figure.colorbar(dots, label=f"{measured.name} on the client's test {measured.examples}")
     if len(order) <= _MAX_LABELS:
         for name in order:
             axes.annotate(name, (2.0, rows[name]), xytext=(8, -3), textcoords="offset points")
@@ -64,6 +68,6 @@ def _middle(names: list[str], rows: dict[str, float]) -> float:
     return sum(rows[name] for name in names) / len(names) if names else 0.0
 
 
-def _accuracy(client: ClientEntry) -> float:
+def _last(by_tier: Mapping[str, float]) -> float:
     tiers = ("leaf", "cluster", "root")
-    return next((client.accuracy[t] for t in tiers if t in client.accuracy), float("nan"))
+    return next((by_tier[t] for t in tiers if t in by_tier), float("nan"))

@@ -23,7 +23,7 @@ TITLES = {
     "report": "plots of the report",
     "probe": "probe and routing",
     "leaf epochs": "leaf, epochs",
-    "measure": "accuracy by tier",
+    "measure": "figure by tier",
     "predict": "images",
     "verify": "objects read",
 }
@@ -36,7 +36,7 @@ only the line that says why."""
 
 @contextmanager
 def stages(
-    first: str = "reading model and images", *, keep: bool = True
+    first: str = "reading model and data", *, keep: bool = True
 ) -> Iterator[Callable[[Step], None]]:
     """A bar a stage; yields what a run, or whatever else works in steps, calls with its progress.
 

@@ -1,10 +1,13 @@
-"""The table that ends a tuning run: accuracy tier by tier, clusters, where the report lies."""
+"""The table that ends a tuning run: the figure tier by tier, clusters, where the report lies."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from silva.federation.figures import Figure
 
 
 def print_summary(forest: Path) -> None:
@@ -12,17 +15,20 @@ def print_summary(forest: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from silva.federation.figures import FIGURES
+
     summary = json.loads((forest / "report" / "summary.json").read_text())
-    table = Table(title="Accuracy over clients", title_justify="left")
-    for column in ("", "mean", "worst tenth (p10)", "spread (std)"):
+    figure = FIGURES[summary.get("figure", "accuracy")]
+    table = Table(title=f"{figure.title} over clients", title_justify="left")
+    for column in ("", "mean", f"worst tenth (p{figure.percentile})", "spread (std)"):
         table.add_column(column, justify="left" if not column else "right")
     one = summary["clusters"] == 1
     leaf = "root + leaf" if one else "root + cluster + leaf"
     names = {"root": "root", "cluster": "root + cluster", "leaf": leaf}
     for tier, name in names.items():
-        _row(table, name, summary["tiers"].get(tier))
+        _row(table, figure, name, summary["tiers"].get(tier))
     for control, values in summary.get("control", {}).items():
-        _row(table, f"control: {control.replace('_', ' ')}", values)
+        _row(table, figure, f"control: {control.replace('_', ' ')}", values)
     console = Console()
     console.print(table)
     unseen = Table(title="Clients never seen in training", title_justify="left")
@@ -31,7 +37,7 @@ def print_summary(forest: Path) -> None:
     for key, value in sorted(summary["unseen"].items(), key=lambda item: _order(item[0])):
         # With one cluster there is nothing to be routed to: a zero leaf is the root once more.
         if value is not None and not (one and key == "zero_leaf"):
-            unseen.add_row(_title(key), f"{value:.1%}")
+            unseen.add_row(_title(key), figure.shown(value))
     if unseen.row_count:
         console.print(unseen)
     ari = summary.get("ari")
@@ -52,7 +58,7 @@ def _title(key: str) -> str:
     return titles.get(key) or f"+ leaf, {epochs} local epoch{'' if epochs == '1' else 's'}"
 
 
-def _row(table: Any, name: str, values: dict[str, float] | None) -> None:
+def _row(table: Any, figure: Figure, name: str, values: dict[str, float] | None) -> None:
     if values and values.get("mean") is not None:
-        cells = [f"{values[key]:.1%}" for key in ("mean", "p10", "std")]
+        cells = [figure.shown(values[key]) for key in figure.spreads[:3]]
         table.add_row(name, *cells)

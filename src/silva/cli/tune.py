@@ -24,13 +24,13 @@ def _tune(
     ] = None,
     clients: Annotated[int | None, typer.Option(help="Number of clients, unseen too.")] = None,
     unseen: Annotated[float | None, typer.Option(help="Share held out of training.")] = None,
-    samples_per_client: Annotated[int | None, typer.Option(help="Train images; 0: all.")] = None,
-    test_per_client: Annotated[int | None, typer.Option(help="Test images at most.")] = None,
+    samples_per_client: Annotated[int | None, typer.Option(help="To train on; 0: all.")] = None,
+    test_per_client: Annotated[int | None, typer.Option(help="To test on, at most.")] = None,
     split: Annotated[str | None, typer.Option(help="Train/test column or share.")] = None,
     labels: Annotated[str | None, typer.Option(help="Label column or folder levels.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of all tiers together.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Shipped name or ViT directory.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Name or directory; smollm2: texts.")] = None,
     threads: Annotated[
         int | None, typer.Option(help="Clients side by side; 0: one a core.")
     ] = None,

@@ -16,26 +16,19 @@ from silva.adapters.names import check_client_name
 from silva.adapters.routing import nearest, similarities
 from silva.adapters.tiers import AdapterPath, LoraPair, Tier
 from silva.config import build, overlay, paths
-from silva.data.nouns import TEST, TRAIN, ImageDataset
+from silva.data.nouns import TEST, TRAIN, ClientRows, Dataset, ImageDataset, Partition
 from silva.data.open import open_dataset
 from silva.errors import ConfigError, DataError, ForestError
-from silva.federation.client import (
-    ClientData,
-    Update,
-    Work,
-    correct_by_class,
-    mean_loss,
-    train_client,
-)
+from silva.federation.client import Update, Work, train_client
 from silva.federation.config import FederationConfig
-from silva.federation.heads import with_label_prior
+from silva.federation.heads import prior_head
+from silva.federation.material import TEXT, Material
 from silva.federation.newcomer import probe_work
 from silva.federation.orthogonality import Frozen
 from silva.federation.rounds import rate
 from silva.federation.run import Progress
 from silva.federation.seeds import derive
-from silva.models.adapted import adaptation_of
-from silva.models.backbone import Backbone
+from silva.federation.task import Examples, Task
 
 APPLIES = tuple(
     name
@@ -51,9 +44,10 @@ class Added:
     """Where a client was put, and why.
 
     similarities: mean squared cosine between the client's probe and each cluster; losses: of each
-    cluster's model on the client's training images; by_loss: the cluster these would choose.
-    accuracy: by tier, on the client's test images, empty when it has none. rejected: passes of probe
-    and leaf that ended in NaN or infinities and were undone.
+    cluster's model on the client's training data; by_loss: the cluster these would choose.
+    figures: by tier, on the client's test data, empty when it has none; they are of the `figure`
+    named. images: the client's training examples. rejected: passes of probe and leaf that ended in
+    NaN or infinities and were undone.
     """
 
     forest: Forest
@@ -64,7 +58,8 @@ class Added:
     by_loss: str | None
     leaf: bool
     images: int
-    accuracy: dict[str, float] = field(default_factory=dict)
+    figure: str = "accuracy"
+    figures: dict[str, float] = field(default_factory=dict)
     rejected: int = 0
 
 
@@ -73,46 +68,45 @@ class _Newcomer:
     """All that the steps below share."""
 
     forest: Forest
-    backbone: Backbone
+    task: Task[Any]
     name: str
-    train: ClientData
-    test: ClientData | None
+    train: Examples
+    test: Examples | None
     config: FederationConfig
     on_progress: Callable[[Progress], None]
 
     def merged(self, path: AdapterPath) -> Mapping[str, Tensor]:
-        return adaptation_of(path, self.backbone.model, merged=True).merged
+        return self.task.merged(path)
 
 
 def add_client(
     forest: Forest,
     client: str,
-    backbone: Backbone,
-    dataset: ImageDataset,
+    material: Material,
     config: FederationConfig,
     leaf_epochs: int = 0,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Added:
-    """Route `client` by a probe of its images, tune a leaf if asked, and commit a new version.
+    """Route `client` by a probe of its data, tune a leaf if asked, and commit a new version.
 
-    The probe never sees test images. Raises ForestError for a name that is taken or illegal, for
+    The probe never sees test data. Raises ForestError for a name that is taken or illegal, for
     classes that the forest does not know, and DataError when there is nothing to train on.
     """
+    config = material.task.settled(config)
     check_client_name(client)
     if client in forest.manifest.clients:
         raise ForestError(f"client {client!r} is there already", remedy="choose another name")
-    train, test = _images(forest, backbone, dataset)
-    newcomer = _Newcomer(forest, backbone, client, train, test, config, on_progress)
+    train, test = _examples(forest, client, material)
+    newcomer = _Newcomer(forest, material.task, client, train, test, config, on_progress)
     scores, losses = _scores(newcomer)
     by_loss = forest.clusters[nearest([-x for x in losses.values()])] if losses else None
     cluster = forest.clusters[nearest(list(scores.values()))] if scores else by_loss
     path = forest.path(cluster or "root")
     leaf, rejected = _leaf(newcomer, path, leaf_epochs) if leaf_epochs else (None, 0)
     tiers = (*path.tiers, leaf) if leaf else path.tiers
-    accuracy = _accuracies(newcomer, tiers)
-    new = NewClient(
-        leaf=leaf, cluster=cluster, seen=False, images=len(train.labels), accuracy=accuracy
-    )
+    figures = _figures(newcomer, tiers)
+    measured: dict[str, Any] = {material.task.figure.name: figures}
+    new = NewClient(leaf=leaf, cluster=cluster, seen=False, images=len(train), **measured)
     grown = forest.commit(Change(clients={client: new}))
     return Added(
         forest=grown,
@@ -122,8 +116,9 @@ def add_client(
         losses=losses,
         by_loss=by_loss,
         leaf=leaf is not None,
-        images=len(train.labels),
-        accuracy=accuracy,
+        images=len(train),
+        figure=material.task.figure.name,
+        figures=figures,
         rejected=rejected + bool(losses and not scores),
     )
 
@@ -142,7 +137,8 @@ def settings_for(forest: Forest, flags: Mapping[str, Any]) -> FederationConfig:
                 where="--set",
                 remedy=f"known here: {', '.join(known)}",
             )
-    stored = {"federation": dict(forest.manifest.settings or {})}
+    kept = forest.manifest.settings or {}
+    stored = {"federation": {name: kept[name] for name in kept if name != TEXT}}
     where = f"{forest.folder}, version {forest.version}"
     return build(FederationConfig, overlay(stored, flags)["federation"], where)
 
@@ -168,22 +164,25 @@ def open_for(forest: Forest, data: str, split: str = "", labels: str = "") -> Im
     return replace(dataset, labels=labels_here, class_names=forest.class_names)
 
 
-def _images(
-    forest: Forest, backbone: Backbone, dataset: ImageDataset
-) -> tuple[ClientData, ClientData | None]:
-    if dataset.class_names != forest.class_names:
+def _examples(forest: Forest, client: str, material: Material) -> tuple[Examples, Examples | None]:
+    """The client's training and test data; all rows are the client's."""
+    dataset = material.dataset
+    if material.classes != forest.manifest.classes:
         raise ForestError("the class list does not match the forest's", where=dataset.title)
+    rows = _rows(client, dataset)
+    if not len(rows.train):
+        what = f"no training {dataset.unit}"
+        raise DataError(what, where=dataset.title, remedy="check --split")
+    own = material.clients(Partition("", (rows,)))
+    return own.train(client), own.test(client) if len(rows.test) else None
+
+
+def _rows(client: str, dataset: Dataset) -> ClientRows:
+    """Every row, by the split; all train where there is none."""
     split = dataset.split
     train = np.flatnonzero(split == TRAIN) if split is not None else np.arange(len(dataset))
     test = np.flatnonzero(split == TEST) if split is not None else np.empty(0, dtype=np.int64)
-    if not len(train):
-        raise DataError("no training images", where=dataset.title, remedy="check --split")
-
-    def load(rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> ClientData:
-        pixels = backbone.pixels(dataset.source.load(rows, backbone.side))
-        return ClientData(pixels, torch.from_numpy(dataset.labels[rows]))
-
-    return load(train), load(test) if len(test) else None
+    return ClientRows(client, train, test)
 
 
 def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
@@ -191,7 +190,7 @@ def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
 
     No similarities where the probe ended in NaN: then the loss decides.
     """
-    forest, backbone = newcomer.forest, newcomer.backbone
+    forest = newcomer.forest
     if not forest.clusters:
         return {}, {}
     root = forest.path("root")
@@ -204,7 +203,7 @@ def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
         steps=newcomer.config.probe_steps,
         seed=derive(0, "probe", newcomer.name),
     )
-    update = train_client(backbone.model, newcomer.train, work, newcomer.config.local)
+    update = train_client(newcomer.task, newcomer.train, work, newcomer.config.local)
     steps = 1 + len(forest.clusters)
     newcomer.on_progress(Progress("probe", 1, steps, "probe"))
     scores, losses = [], []
@@ -213,7 +212,7 @@ def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
         scores = similarities(factors, [forest.signature(c) for c in forest.clusters])
     for cluster in forest.clusters:
         path = forest.path(cluster)
-        losses.append(mean_loss(backbone.model, newcomer.train, newcomer.merged(path), path.head))
+        losses.append(newcomer.task.mean_loss(newcomer.train, newcomer.merged(path), path.head))
         newcomer.on_progress(Progress("probe", 1 + len(losses), steps, cluster))
     by_loss = dict(zip(forest.clusters, losses, strict=True))
     return dict(zip(forest.clusters, scores, strict=True)) if scores else {}, by_loss
@@ -227,9 +226,7 @@ def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> tuple[Tier, in
         Frozen({n: p.B for n, p in tier.pairs.items()}, gamma)
         for tier, gamma in zip(path.tiers, weights, strict=False)
     )
-    head = path.head
-    if config.head == "tiered":
-        head = with_label_prior(head, newcomer.train.labels, config.leaf.label_prior)
+    head = prior_head(config, newcomer.task.reads, newcomer.train, path.head)
     current, rejected = Update(newcomer.name, _fresh(newcomer, path), head, 0, 0.0, 0.0, 0.0), 0
     for epoch in range(epochs):
         work = Work(
@@ -245,7 +242,7 @@ def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> tuple[Tier, in
             frozen=frozen,
             orthogonality=config.orthogonality.kind,
         )
-        update = train_client(newcomer.backbone.model, newcomer.train, work, config.local)
+        update = train_client(newcomer.task, newcomer.train, work, config.local)
         if update.finite():
             current = update
         else:
@@ -266,16 +263,13 @@ def _fresh(newcomer: _Newcomer, path: AdapterPath) -> dict[str, LoraPair]:
     return pairs
 
 
-def _accuracies(newcomer: _Newcomer, tiers: tuple[Tier, ...]) -> dict[str, float]:
+def _figures(newcomer: _Newcomer, tiers: tuple[Tier, ...]) -> dict[str, float]:
     test = newcomer.test
     if test is None:
         return {}
     result: dict[str, float] = {}
     for n, tier in enumerate(tiers):
         path = AdapterPath(tiers[: n + 1])
-        correct, _ = correct_by_class(
-            newcomer.backbone.model, test, newcomer.merged(path), path.head
-        )
-        result[tier.name] = correct / len(test.labels)
+        result[tier.name] = newcomer.task.measure(test, newcomer.merged(path), path.head).value
         newcomer.on_progress(Progress("measure", n + 1, len(tiers), tier.name))
     return result

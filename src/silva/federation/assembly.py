@@ -1,4 +1,4 @@
-"""A run put together from its parts: who owns which image, and all that `Run` needs at hand."""
+"""A run put together from its parts: who owns which row, and all that `Run` needs at hand."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from silva.data.config import DataConfig
-from silva.data.nouns import ImageDataset, Partition
+from silva.data.nouns import Dataset, Partition
 from silva.data.partition import make_partition
 from silva.federation.config import FederationConfig
+from silva.federation.material import Material
 from silva.federation.run import Progress, Run
-from silva.federation.runtime.local import ClientImages, LocalRuntime
+from silva.federation.runtime.local import LocalRuntime
 from silva.federation.state import RunFolder, RunState
-from silva.models.backbone import Backbone
 
 
 def deal(
     config: DataConfig,
     seed: int,
-    dataset: ImageDataset,
+    dataset: Dataset,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Partition:
     """The partition that the settings describe: equal settings give equal partitions.
@@ -40,8 +40,7 @@ def deal(
 def make_run(
     config: FederationConfig,
     seed: int,
-    backbone: Backbone,
-    dataset: ImageDataset,
+    material: Material,
     partition: Partition,
     folder: RunFolder,
     state: RunState,
@@ -55,15 +54,14 @@ def make_run(
     config names the rounds of every tier (`silva.federation.tune.with_rounds`). Clients work side by
     side in the `lanes` threads of `pool`, or one after another without one.
     """
-    clients = ClientImages(dataset, partition, backbone)
+    clients = material.clients(partition)
     return Run(
         config=config,
         seed=seed,
-        model=backbone.model,
-        classes=len(dataset.class_names),
+        task=material.task,
         partition=partition,
         clients=clients,
-        runtime=LocalRuntime(backbone, clients, config.local, pool),
+        runtime=LocalRuntime(material.task, clients, config.local, pool),
         folder=folder,
         state=state,
         on_progress=on_progress,

@@ -116,7 +116,7 @@ def meet_unseen(run: Run) -> None:
     work = local_work(run)
     for wave in run.waves(others[state.round - len(newcomers) :]):
         for rows in run.parallel(partial(measure_controls, run, work=work), wave):
-            state.record.accuracies += rows
+            state.record.measurements += rows
             state.round += 1
             run.on_progress(Progress("unseen", state.round, total, "controls"))
         run.save()

@@ -1,4 +1,4 @@
-"""What one client does with the tier it is sent: a few local epochs on its own images.
+"""What one client does with the tier it is sent: a few local epochs on its own data.
 
 Tiers above the trained one are frozen. They are merged once into copies of the few adapted weights
 (`Adaptation.merged`), so a step costs one pair whatever the depth of the path.
@@ -7,28 +7,19 @@ Tiers above the trained one are frozen. They are merged once into copies of the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from silva.adapters.tiers import Head, LoraPair
 from silva.federation.config import LocalConfig
 from silva.federation.orthogonality import Frozen, joint_basis, penalty, project
-from silva.models.layers import NO_ADAPTATION, Adaptation
-from silva.models.vit import ViT
+from silva.federation.task import Data_contra, Task
+from silva.models.layers import Adaptation
 
 MATMUL = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class ClientData:
-    """One client's images, ready for the model: pixels [n, 3, side, side], labels int64 [n]."""
-
-    pixels: Tensor
-    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,8 @@ class Update:
 
     `seconds_compute` were spent in forward and backward passes and optimiser steps; reading images,
     the penalty's forward pass, clipping and projecting are not among them. `rejected` counts the
-    passes that were undone as not believable, where several passes are one.
+    passes that were undone as not believable, where several passes are one. `images` are the client's
+    training examples, whatever they are.
     """
 
     client: str
@@ -150,23 +142,16 @@ def _trainable(work: Work, local: LocalConfig) -> _Trainable:
 
 
 def train_client(
-    model: ViT,
-    data: ClientData,
-    work: Work,
-    local: LocalConfig,
-    features: Callable[[ViT, Tensor, Adaptation], Tensor] | None = None,
+    task: Task[Data_contra], data: Data_contra, work: Work, local: LocalConfig
 ) -> Update:
     """Train for `work.epochs` passes (or `work.max_steps` steps) with a fresh AdamW.
 
-    `features`: gives those of all images where pairs stay as they are (default: `features_of`).
-
-    Loss = cross entropy + orthogonality penalty, gradients clipped to `local.clip`; deterministic
+    Loss = the task's + orthogonality penalty, gradients clipped to `local.clip`; deterministic
     for a given seed and thread count on a CPU. Computes where the model is; data, task and update
-    are on the CPU.
+    are on the CPU. A step of more examples than the task takes `at_once` adds up their gradients.
     """
     started, loss_sum, seen, arithmetic = time.perf_counter(), 0.0, 0, _Clock()
-    device = device_of(model)
-    work = work.to(device)
+    work = work.to(task.device)
     state = _trainable(work, local)
     adaptation = Adaptation(
         merged=work.merged,
@@ -175,15 +160,16 @@ def train_client(
     )
     optimiser = torch.optim.AdamW(state.parameters)
     bases = [joint_basis(work.frozen)] if work.orthogonality == "hard" and work.frozen else []
-    fixed = None
-    if not work.train_pairs:
-        fixed = (features or features_of)(model, data.pixels, adaptation)
-    for rows in _batches(len(data.labels), work, local.batch_size):
-        labels = data.labels[rows].to(device)
-        batch = (data.pixels if fixed is None else fixed)[rows].to(device)
+    objective = task.objective(data, adaptation, fixed=not work.train_pairs)
+    for rows in _batches(len(data), work, local.batch_size):
+        *before, last = rows.split(task.at_once)
+        for part in before:
+            with arithmetic:
+                loss = objective(part, state.head) * (len(part) / len(rows))
+                loss.backward()
+            loss_sum += float(loss.detach()) * len(rows)
         with arithmetic:
-            tokens = model.features(batch, adaptation) if fixed is None else batch
-            loss = F.cross_entropy(F.linear(tokens, state.head.weight, state.head.bias), labels)
+            loss = objective(last, state.head) * (len(last) / len(rows))
         total = loss
         if work.train_pairs:
             total = loss + penalty(state.factors, work.frozen, work.orthogonality)
@@ -202,16 +188,11 @@ def train_client(
         client=work.client,
         pairs={n: LoraPair(_sent(p.B), _sent(p.A)) for n, p in state.pairs.items()},
         head=Head(_sent(state.head.weight), _sent(state.head.bias)),
-        images=len(data.labels),
+        images=len(data),
         loss=loss_sum / max(seen, 1),
         seconds=time.perf_counter() - started,
         seconds_compute=arithmetic.seconds,
     )
-
-
-def device_of(model: ViT) -> torch.device:
-    """Where the model computes."""
-    return model.layernorm.weight.device
 
 
 def _sent(tensor: Tensor) -> Tensor:
@@ -219,37 +200,10 @@ def _sent(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu()
 
 
-def _batches(images: int, work: Work, size: int) -> list[Tensor]:
+def _batches(examples: int, work: Work, size: int) -> list[Tensor]:
     """Row numbers of every step: shuffled epochs, cut at `work.max_steps` where that is set."""
     generator = torch.Generator().manual_seed(work.seed)
     steps: list[Tensor] = []
     for _ in range(work.epochs):
-        steps += torch.randperm(images, generator=generator).split(size)
+        steps += torch.randperm(examples, generator=generator).split(size)
     return steps[: work.max_steps] if work.max_steps else steps
-
-
-@torch.no_grad()
-def features_of(model: ViT, pixels: Tensor, adaptation: Adaptation = NO_ADAPTATION) -> Tensor:
-    """Class tokens of all images [n, hidden], 256 at a time, computed where the model is."""
-    device = device_of(model)
-    adaptation = adaptation.to(device)
-    parts = [model.features(part.to(device), adaptation) for part in pixels.split(256)]
-    return torch.cat(parts).cpu()
-
-
-def correct_by_class(
-    model: ViT, data: ClientData, merged: Mapping[str, Tensor], head: Head
-) -> tuple[int, float]:
-    """Correct predictions on `data`, and accuracy averaged over its classes."""
-    features = features_of(model, data.pixels, Adaptation(merged=merged))
-    hits = F.linear(features, head.weight, head.bias).argmax(dim=1) == data.labels
-    classes = data.labels.unique()
-    per_class = torch.stack([hits[data.labels == c].float().mean() for c in classes])
-    return int(hits.sum()), float(per_class.mean())
-
-
-@torch.no_grad()
-def mean_loss(model: ViT, data: ClientData, merged: Mapping[str, Tensor], head: Head) -> float:
-    """Mean cross entropy on `data`: what loss-based routing compares (IFCA's rule)."""
-    features = features_of(model, data.pixels, Adaptation(merged=merged))
-    return float(F.cross_entropy(F.linear(features, head.weight, head.bias), data.labels))

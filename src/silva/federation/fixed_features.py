@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from silva.federation.client import features_of
+from silva.federation.features import features_of
 from silva.models.layers import Adaptation
 from silva.models.vit import ViT
 

@@ -7,39 +7,38 @@ from pathlib import Path
 
 from silva.adapters.change import Change, NewClient, NewCluster
 from silva.adapters.forest import Forest
-from silva.adapters.manifest import BaseModel, base_model, check_classes
+from silva.adapters.manifest import base_model, check_classes
 from silva.adapters.routing import signature
 from silva.adapters.tiers import Tier, TierName
 from silva.config import as_plain
-from silva.data.nouns import ImageDataset
 from silva.errors import DataError, ForestError, ModelError
+from silva.federation.material import Material
 from silva.federation.record import RunRecord
 from silva.federation.run import Progress, Run
 from silva.federation.state import TierState, unpack_head, unpack_pairs
-from silva.models.backbone import Backbone
 
 
-def check_harvest(backbone: Backbone, dataset: ImageDataset) -> None:
+def check_harvest(material: Material) -> None:
     """Refuse before the first round what no forest could hold after the last.
 
     Raises ModelError for a backbone with too long a path, DataError for class names that are empty,
     too long or not each another.
     """
     try:
-        base_model({"id": backbone.id, "digest": backbone.digest}, "")
+        base_model(dict(vars(material.base)), "")
     except ForestError as error:
         raise ModelError(
             f"no forest can name this backbone ({error.what})",
-            where=backbone.id,
+            where=material.base.id,
             remedy="move the model to a shorter path",
         ) from None
     try:
-        check_classes(dataset.class_names, dataset.title)
+        check_classes(material.classes, material.dataset.title)
     except ForestError as error:
         raise DataError(error.what, where=error.where, remedy="rename the classes") from None
 
 
-def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...]) -> Forest:
+def harvest(run: Run, out: Path, material: Material) -> Forest:
     """Write the forest: root, clusters with signatures, a leaf a client, unseen clients routed.
 
     It is built in the run's folder, which goes away at the end whatever a kill leaves in it.
@@ -47,7 +46,7 @@ def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...
     state, config = run.state, run.config.adapter
     assert state.root is not None
     clusters = {f"cluster-{j}": _cluster(run, tier) for j, tier in enumerate(state.clusters)}
-    latest = latest_accuracies(state.record)
+    latest = latest_values(state.record)
     clients, leaves = {}, _Leaves(run)
     for rows in run.partition.clients:
         seen = rows.name not in run.partition.unseen
@@ -58,21 +57,21 @@ def harvest(run: Run, out: Path, backbone: Backbone, class_names: tuple[str, ...
             seen=seen,
             images=len(rows.train),
             style=rows.style,
-            accuracy=latest.get(rows.name, {}),
+            **{run.task.figure.name: latest.get(rows.name, {})},
         )
     probe = {name: pair.A for name, pair in run.fresh_pairs("cluster").items()}
     return Forest.create(
         out,
-        BaseModel(backbone.id, backbone.digest),
+        material.base,
         {"rank": config.rank, "alpha": config.alpha, "targets": list(config.targets)},
-        class_names,
+        material.classes,
         Change(
             root=_tier(run, "root", state.root),
             probe=probe if clusters else None,
             clusters=clusters,
             clients=clients,
         ),
-        settings=as_plain(run.config),
+        settings={**as_plain(run.config), **material.settings},
         scratch=run.folder.path,
     )
 
@@ -90,14 +89,14 @@ class _Leaves:
         return _leaf(self._run, client)
 
 
-def latest_accuracies(record: RunRecord) -> dict[str, dict[str, float]]:
-    """The last measurement of each client by tier, fractions; a zero leaf counts as its last tier."""
+def latest_values(record: RunRecord) -> dict[str, dict[str, float]]:
+    """The last value of each client's figure by tier; a zero leaf counts as its last tier."""
     latest: dict[str, dict[str, float]] = {}
     below = "root" if record.one_cluster else "cluster"
-    for row in record.accuracies:
+    for row in record.measurements:
         tier = below if row.tier == "zero_leaf" else row.tier
         if tier in ("root", "cluster", "leaf"):
-            latest.setdefault(row.client, {})[tier] = row.correct / row.total
+            latest.setdefault(row.client, {})[tier] = row.value
     return latest
 
 

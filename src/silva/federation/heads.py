@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from silva.adapters.tiers import Head
-from silva.federation.client import ClientData, features_of, payload_bytes
+from silva.adapters.tiers import NO_HEAD, Head
+from silva.federation.client import payload_bytes
+from silva.federation.config import FederationConfig
 from silva.federation.record import Round
 from silva.federation.replies import ROUNDING
 from silva.federation.run import Progress, Run
-from silva.models.vit import ViT
+from silva.federation.task import Data_contra, Reads
 
 SHRINKAGE = 0.1
 """Share of the pooled covariance that is replaced by a multiple of the identity."""
@@ -37,11 +39,11 @@ class ClassStatistics:
     gram: Tensor
 
 
-def class_statistics(model: ViT, data: ClientData, classes: int) -> ClassStatistics:
+def class_statistics(reads: Reads[Data_contra], data: Data_contra) -> ClassStatistics:
     """Statistics of the bare base model's features on one client's images."""
-    features = features_of(model, data.pixels)
-    sums = torch.zeros(classes, features.shape[1]).index_add_(0, data.labels, features)
-    counts = torch.bincount(data.labels, minlength=classes).float()
+    features, labels = reads.features(data), reads.labels(data)
+    sums = torch.zeros(reads.classes, features.shape[1]).index_add_(0, labels, features)
+    counts = torch.bincount(labels, minlength=reads.classes).float()
     return ClassStatistics(counts, sums, features.T @ features)
 
 
@@ -52,12 +54,6 @@ def possible(statistics: ClassStatistics, images: int, longest: float) -> bool:
     counted = float(counts.sum()) == images and bool((counts >= 0).all())
     near = bool((sums.norm(dim=1) <= counts * most).all())
     return counted and near and bool((gram.abs() <= images * most**2).all())
-
-
-def longest_feature(model: ViT) -> float:
-    """The norm that no feature exceeds: the last layer norm scales a vector of length sqrt(hidden)."""
-    scale, shift = model.layernorm.weight.detach(), model.layernorm.bias.detach()
-    return float(scale.abs().max() * len(scale) ** 0.5 + shift.norm())
 
 
 def statistics_bytes(classes: int, hidden: int) -> int:
@@ -104,10 +100,14 @@ def personal_head(run: Run, name: str, head: Head) -> Head:
     With the policy "global" the head is not the client's to change, and with "local" it has learnt
     the client's labels already.
     """
-    if run.config.head != "tiered":
+    return prior_head(run.config, run.task.reads, run.clients.train(name), head)
+
+
+def prior_head(config: FederationConfig, reads: Reads[Any] | None, data: Any, head: Head) -> Head:
+    """`head` with the label prior of `data`, where policy and task have one."""
+    if config.head != "tiered" or reads is None:
         return head
-    labels = run.clients.train(name).labels
-    return with_label_prior(head, labels, run.config.leaf.label_prior)
+    return with_label_prior(head, reads.labels(data), config.leaf.label_prior)
 
 
 def zero_head(classes: int, hidden: int) -> Head:
@@ -117,11 +117,13 @@ def zero_head(classes: int, hidden: int) -> Head:
 
 def agree_on_head(run: Run, names: Sequence[str]) -> Head:
     """The head that the root starts from; what clients send for it is a round of its own on record."""
-    started = time.perf_counter()
+    started, reads = time.perf_counter(), run.task.reads
+    if reads is None:
+        return NO_HEAD
     heard = believed_statistics(
-        run, names, lambda n: run.on_progress(Progress("head", n, len(names), names[n - 1]))
+        run, reads, names, lambda n: run.on_progress(Progress("head", n, len(names), names[n - 1]))
     )
-    head = _head_of(run, heard)
+    head = _head_of(reads, heard)
     asked = run.config.head_init == "discriminant"
     sent = statistics_bytes(*head.weight.shape) if asked else 0
     rejected = len(names) - len(heard) if asked else 0
@@ -147,27 +149,31 @@ def agree_on_head(run: Run, names: Sequence[str]) -> Head:
 
 def first_head(run: Run, names: Sequence[str]) -> Head:
     """The starting head of a group of clients, as `head_init` says."""
-    return _head_of(run, believed_statistics(run, names))
+    reads = run.task.reads
+    return NO_HEAD if reads is None else _head_of(reads, believed_statistics(run, reads, names))
 
 
 def believed_statistics(
-    run: Run, names: Sequence[str], after: Callable[[int], None] = lambda asked: None
+    run: Run,
+    reads: Reads[Any],
+    names: Sequence[str],
+    after: Callable[[int], None] = lambda asked: None,
 ) -> list[ClassStatistics]:
     """What clients send for the first head, without what their images cannot add up to.
 
     `after` hears how many clients have been asked.
     """
-    longest, believed = longest_feature(run.model), []
+    longest, believed = reads.longest, []
     asked = names if run.config.head_init == "discriminant" else ()
     for number, name in enumerate(asked, start=1):
-        statistics = class_statistics(run.model, run.clients.train(name), run.classes)
+        statistics = class_statistics(reads, run.clients.train(name))
         if possible(statistics, run.images[name], longest):
             believed.append(statistics)
         after(number)
     return believed
 
 
-def _head_of(run: Run, statistics: Sequence[ClassStatistics]) -> Head:
+def _head_of(reads: Reads[Any], statistics: Sequence[ClassStatistics]) -> Head:
     if not statistics:
-        return zero_head(run.classes, run.model.config.hidden_size)
+        return zero_head(reads.classes, reads.hidden)
     return discriminant_head(statistics)

@@ -12,7 +12,7 @@ from silva.adapters.tiers import Head, LoraPair
 from silva.federation.client import Update
 from silva.federation.heads import personal_head
 from silva.federation.orthogonality import Frozen
-from silva.federation.record import Accuracy, Overlap, Round
+from silva.federation.record import Measurement, Overlap, Round
 from silva.federation.rounds import believed, rate
 from silva.federation.run import Run
 from silva.federation.state import pack_head, pack_pairs
@@ -20,12 +20,12 @@ from silva.federation.state import pack_head, pack_pairs
 
 @dataclass(frozen=True)
 class Leaf:
-    """One client's trained leaf and its accuracy."""
+    """One client's trained leaf and how good it is."""
 
     client: str
     cluster: int
     trained: Update
-    accuracies: list[Accuracy]
+    measurements: list[Measurement]
 
 
 def grow_leaf(run: Run, name: str, rounds: int) -> Leaf:
@@ -46,14 +46,14 @@ def grow_leaf(run: Run, name: str, rounds: int) -> Leaf:
         train_head=run.config.head != "global",
     )
     weights = run.merge(merged, trained.pairs)
-    return Leaf(name, cluster, trained, run.accuracy(name, "leaf", weights, trained.head))
+    return Leaf(name, cluster, trained, run.measured(name, "leaf", weights, trained.head))
 
 
 def keep_leaf(run: Run, leaf: Leaf) -> None:
     """Put a trained leaf on disk and what it cost on record."""
     state, name, trained = run.state, leaf.client, leaf.trained
     run.folder.put(state, "leaf", name, {**pack_pairs(trained.pairs), **pack_head(trained.head)})
-    state.record.accuracies += leaf.accuracies
+    state.record.measurements += leaf.measurements
     _record_overlaps(run, leaf)
     state.record.rounds.append(
         Round(

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from silva.adapters.routing import nearest, signature, similarities
 from silva.adapters.tiers import Head, LoraPair
-from silva.federation.client import Update, Work, mean_loss
+from silva.federation.client import Update, Work
 from silva.federation.heads import personal_head
 from silva.federation.leaves import frozen_of, train_alone
-from silva.federation.record import Accuracy, Round, Routed
+from silva.federation.record import Measurement, Round, Routed
 from silva.federation.rounds import believed, cost
 from silva.federation.run import Run
 from silva.federation.seeds import derive
@@ -82,7 +82,7 @@ def route(run: Run, name: str) -> tuple[Routed, Round]:
     scores = similarities(factors, signatures)
     data = run.clients.train(name)
     losses = [
-        mean_loss(run.model, data, run.path_weights(j), run.own(name, c.head))
+        run.task.mean_loss(data, run.path_weights(j), run.own(name, c.head))
         for j, c in enumerate(run.state.clusters)
     ]
     by_loss = nearest([-x for x in losses])
@@ -97,7 +97,7 @@ def _unrouted(run: Run) -> Round:
 
 @dataclass(frozen=True)
 class Newcomer:
-    """One held-out client: where it was sent, its accuracies, and its short leaf.
+    """One held-out client: where it was sent, how good each tier is, and its short leaf.
 
     spent: what its probe cost; `rejected` there counts the passes of the short leaf too.
     """
@@ -105,7 +105,7 @@ class Newcomer:
     client: str
     cluster: int
     routed: Routed | None
-    accuracies: list[Accuracy]
+    measurements: list[Measurement]
     trained: Update
     spent: Round
 
@@ -117,16 +117,16 @@ def meet(run: Run, name: str) -> Newcomer:
     """
     state, last = run.state, run.config.unseen_epochs
     assert state.root is not None
-    rows = run.accuracy(name, "root", run.merge(run.base, state.root.pairs), state.root.head)
+    rows = run.measured(name, "root", run.merge(run.base, state.root.pairs), state.root.head)
     routed, spent = route(run, name) if state.clusters else (None, _unrouted(run))
     cluster = routed.cluster if routed else 0
     merged, above = run.path_weights(cluster), run.above_leaf(cluster)
-    rows += run.accuracy(name, "zero_leaf", merged, above.head)
+    rows += run.measured(name, "zero_leaf", merged, above.head)
 
     def milestone(done: int, update: Update) -> None:
         if done in (1, last):
             weights = run.merge(merged, update.pairs)
-            rows.extend(run.accuracy(name, f"after_{done}", weights, update.head))
+            rows.extend(run.measured(name, f"after_{done}", weights, update.head))
 
     trained = train_alone(
         run,
@@ -151,7 +151,7 @@ def keep_newcomer(run: Run, newcomer: Newcomer) -> None:
     state.labels[name] = newcomer.cluster
     if newcomer.routed is not None:
         state.record.routed.append(newcomer.routed)
-    state.record.accuracies += newcomer.accuracies
+    state.record.measurements += newcomer.measurements
     state.record.rounds.append(newcomer.spent)
     kept = {**pack_pairs(trained.pairs), **pack_head(trained.head)}
     run.folder.put(state, "newcomer", name, kept)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from silva.federation.figures import FIGURES
 from silva.federation.palette import (
     DOWN_COLOUR,
     INK,
@@ -29,10 +30,10 @@ from silva.federation.record import RunFacts, RunRecord
 from silva.federation.summary import (
     CONTROL,
     TIERS,
-    fractions,
     latest,
     stage_traffic,
     unseen_tiers,
+    values_of,
 )
 
 _TICKS = {
@@ -49,7 +50,10 @@ _ABOVE_BANNERS = 24.0
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: whether a record has its data, and how it is drawn into axes."""
+    """One plot: whether a record has its data, and how it is drawn into axes.
+
+    "{figure}" in the name of its file stands for that of the record's figure.
+    """
 
     file: str
     size: tuple[float, float]
@@ -68,7 +72,7 @@ def render_plots(
         panels = [panel for panel in PANELS if panel.has_data(record)]
         plots, total = {}, len(panels) + bool(panels)
         for panel in panels:
-            plots[panel.file] = _alone(panel, record)
+            plots[panel.file.format(figure=record.figure)] = _alone(panel, record)
             after(len(plots), total)
         if panels:
             plots[OVERVIEW] = _together(panels, record, facts)
@@ -102,38 +106,42 @@ def _png(figure: Figure) -> bytes:
     return sink.getvalue()
 
 
-# -- accuracy per tier -----------------------------------------------------------------------------
+# -- the figure per tier ---------------------------------------------------------------------------
 
 
-def _draw_accuracy(record: RunRecord, ax: Axes) -> None:
+def _draw_tiers(record: RunRecord, ax: Axes) -> None:
     """Seen clients' tiers to the left, unseen clients' to the right; one dot a client."""
-    ax.set_title("Accuracy per tier", pad=_ABOVE_BANNERS)
+    figure = FIGURES[record.figure]
+    ax.set_title(f"{figure.title} per tier", pad=_ABOVE_BANNERS)
     groups: list[tuple[float, str, list[float]]] = []
     place = 0.0
     for title, seen, tiers in (
         ("seen clients", True, (CONTROL, *TIERS)),
         ("unseen clients", False, unseen_tiers(record)),
     ):
-        measured = latest(record.accuracies, seen=seen)
+        measured = latest(record.measurements, seen=seen)
         present = [tier for tier in tiers if tier in measured]
         for i, tier in enumerate(present):
-            groups.append((place + i, tier, fractions(measured[tier].values())))
+            groups.append((place + i, tier, values_of(measured[tier].values())))
         if present:
             _banner(ax, place + (len(present) - 1) / 2, title)
             place += len(present) + 0.5
     for x, tier, values in groups:
-        mean = f"{100 * np.mean(values):.1f}"
-        _draw_distribution(ax, x, values, TIER_COLOURS[tier], mean, tail=True)
+        mean = figure.number(float(np.mean(values)))
+        _draw_distribution(ax, x, values, TIER_COLOURS[tier], mean, tail=figure.percentile)
     _centre(ax, [x for x, _, _ in groups], [_TICKS[tier] for _, tier, _ in groups])
-    ax.set_xlabel("dot: a client  ·  line and number: mean  ·  tick: 10th percentile", **NOTE)
+    note = f"dot: a client  ·  line and number: mean  ·  tick: {figure.percentile}th percentile"
+    ax.set_xlabel(note, **NOTE)
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.06 * (high - low))  # room for the number on the highest violin
-    _percent_axis(ax)
+    _figure_axis(record, ax)
 
 
-def _percent_axis(ax: Axes) -> None:
-    ax.set_ylabel("test accuracy (%)")
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+def _figure_axis(record: RunRecord, ax: Axes) -> None:
+    figure = FIGURES[record.figure]
+    ax.set_ylabel(figure.axis)
+    if figure.percent:
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     ax.grid(axis="y")
 
 
@@ -154,9 +162,9 @@ def _centre(ax: Axes, places: Sequence[float], names: Sequence[str], least: floa
 
 
 def _draw_distribution(
-    ax: Axes, x: float, values: Sequence[float], colour: str, number: str, *, tail: bool
+    ax: Axes, x: float, values: Sequence[float], colour: str, number: str, *, tail: int = 0
 ) -> None:
-    """A violin at x with its values as dots, the mean as a line and, if asked, the 10th percentile.
+    """A violin at x with its values as dots, the mean as a line and, if asked, the percentile `tail`.
 
     number stands above the violin.
     """
@@ -168,7 +176,7 @@ def _draw_distribution(
     mean = float(np.mean(values))
     ax.hlines(mean, x - 0.36, x + 0.36, color=INK, linewidth=1.8)
     if tail:
-        low = float(np.percentile(values, 10))
+        low = float(np.percentile(values, tail))
         ax.hlines(low, x - 0.13, x + 0.13, color=INK, linewidth=1.4)
     above = ax.annotate(number, (x, max(values)), (0, 6), textcoords="offset points")
     above.set(ha="center", va="bottom", fontsize=9, fontweight="bold")
@@ -191,30 +199,30 @@ def _swarm(values: Sequence[float], bins: int = 40, width: float = 0.3) -> np.nd
 # -- rounds ----------------------------------------------------------------------------------------
 
 
-def accuracy_by_round(record: RunRecord, stage: str) -> list[tuple[int, list[float]]]:
-    """Rounds of a stage with the accuracy of every seen client under the tier in training.
+def figure_by_round(record: RunRecord, stage: str) -> list[tuple[int, list[float]]]:
+    """Rounds of a stage with the figure of every seen client under the tier in training.
 
     A client that was not measured in a round (its cluster had stopped, it was not sampled) keeps
     its last value, so that the mean does not jump when the set of measured clients changes.
     """
     rows = [
         row
-        for row in record.accuracies
+        for row in record.measurements
         if row.seen and row.total > 0 and row.tier == row.stage == stage
     ]
     known: dict[str, float] = {}
     course = []
     for count in sorted({row.round for row in rows}):
-        known |= {row.client: row.correct / row.total for row in rows if row.round == count}
+        known |= {row.client: row.value for row in rows if row.round == count}
         course.append((count, list(known.values())))
     return course
 
 
 def _draw_rounds(record: RunRecord, ax: Axes) -> None:
-    ax.set_title("Accuracy over the rounds", pad=_ABOVE_BANNERS)
+    ax.set_title(f"{FIGURES[record.figure].title} over the rounds", pad=_ABOVE_BANNERS)
     for stage in TIERS:
         colour = TIER_COLOURS[stage]
-        course = accuracy_by_round(record, stage)
+        course = figure_by_round(record, stage)
         trained = [row.round for row in record.rounds if row.stage == stage]
         extent = trained or [count for count, _ in course]
         if not extent:
@@ -231,7 +239,7 @@ def _draw_rounds(record: RunRecord, ax: Axes) -> None:
     ax.set_xlabel("round  (line: mean over clients, band: 10th to 90th percentile)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(x=0.01)
-    _percent_axis(ax)
+    _figure_axis(record, ax)
 
 
 # -- subspaces and traffic -------------------------------------------------------------------------
@@ -242,7 +250,7 @@ def _draw_overlap(record: RunRecord, ax: Axes) -> None:
     pairs = list(dict.fromkeys(row.pair for row in record.overlaps))
     for x, pair in enumerate(pairs):
         values = [row.overlap for row in record.overlaps if row.pair == pair]
-        _draw_distribution(ax, x, values, PAIR_COLOUR, f"{np.mean(values):.3f}", tail=False)
+        _draw_distribution(ax, x, values, PAIR_COLOUR, f"{np.mean(values):.3f}")
     _centre(ax, range(len(pairs)), [plain(pair) for pair in pairs], least=3.1)
     ax.set_ylim(0.0, 1.1 * ax.get_ylim()[1])
     ax.set_ylabel("mean cos² of principal angles (0: orthogonal)")
@@ -278,15 +286,15 @@ def _unit(most: float) -> tuple[float, str]:
 
 PANELS = (
     Panel(
-        "accuracy_by_tier.png",
+        "{figure}_by_tier.png",
         (8.4, 5.0),
-        lambda r: any(latest(r.accuracies, seen=seen) for seen in (True, False)),
-        _draw_accuracy,
+        lambda r: any(latest(r.measurements, seen=seen) for seen in (True, False)),
+        _draw_tiers,
     ),
     Panel(
-        "accuracy_by_round.png",
+        "{figure}_by_round.png",
         (8.4, 4.6),
-        lambda r: any(accuracy_by_round(r, stage) for stage in TIERS),
+        lambda r: any(figure_by_round(r, stage) for stage in TIERS),
         _draw_rounds,
     ),
     Panel(
@@ -310,4 +318,8 @@ PANELS = (
     ),
 )
 OVERVIEW = "overview.png"
-PLOT_NAMES = (*(panel.file for panel in PANELS), OVERVIEW)
+
+
+def plot_names(figure: str) -> tuple[str, ...]:
+    """Files that a report on `figure` may have."""
+    return (*(panel.file.format(figure=figure) for panel in PANELS), OVERVIEW)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
+
+LARGEST_EXPONENT = 700.0
+"""exp of more is no float64; a model that is so far off has no perplexity worth telling."""
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Accuracy of one client's test set under one prefix of its path.
+class Occasion:
+    """Who was measured, under which prefix of its path, and when.
 
-    stage and round say when it was measured; round counts rounds of all stages from 1 and is 0 for
-    the untrained base. tier is what was loaded: "root", "cluster", "leaf"; for unseen clients also
+    stage and round say when it was; round counts rounds of all stages from 1 and is 0 for the
+    untrained base. tier is what was loaded: "root", "cluster", "leaf"; for unseen clients also
     "zero_leaf", "after_1", "after_5", and "head_only" for the control.
     """
 
@@ -20,9 +24,62 @@ class Accuracy:
     tier: str
     stage: str
     round: int
+
+
+@dataclass(frozen=True)
+class Hits:
+    """How many of `total` images were classified right; `balanced`: averaged over their classes."""
+
     correct: int
     total: int
     balanced: float = 0.0
+
+    @property
+    def value(self) -> float:
+        """Accuracy, a fraction."""
+        return self.correct / self.total
+
+    @property
+    def second(self) -> float:
+        """Accuracy averaged over the classes."""
+        return self.balanced
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """Cross entropy (nats, summed) of `total` tokens, which stand for so many `bytes` of text."""
+
+    loss: float
+    total: int
+    bytes: int
+
+    @property
+    def value(self) -> float:
+        """Perplexity: exp of the mean cross entropy."""
+        return math.exp(min(self.loss / self.total, LARGEST_EXPONENT))
+
+    @property
+    def second(self) -> float:
+        """Bits per byte, which does not depend on how the text was cut into tokens."""
+        return self.loss / math.log(2) / max(self.bytes, 1)
+
+
+@dataclass(frozen=True)
+class Accuracy(Hits, Occasion):
+    """Accuracy of one client's test set under one prefix of its path."""
+
+
+@dataclass(frozen=True)
+class Perplexity(Surprise, Occasion):
+    """Perplexity of one client's test set under one prefix of its path."""
+
+
+Score = Hits | Surprise
+"""What one measurement of a test set gives: `value`, `second` beside it, of `total` examples."""
+Measurement = Accuracy | Perplexity
+"""A score with its occasion: a row of the report."""
+ROWS: dict[str, type[Measurement]] = {"accuracy": Accuracy, "perplexity": Perplexity}
+"""The rows of each figure (`silva.federation.figures`)."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +170,18 @@ class RunFacts:
 
 @dataclass
 class RunRecord:
-    """Everything the report needs; grows while the run goes and is part of every checkpoint."""
+    """Everything the report needs; grows while the run goes and is part of every checkpoint.
 
-    accuracies: list[Accuracy] = field(default_factory=list)
+    figure names what the measurements are (`silva.federation.figures`).
+    """
+
+    measurements: list[Measurement] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
     overlaps: list[Overlap] = field(default_factory=list)
     routed: list[Routed] = field(default_factory=list)
     clustering: Clustering | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    figure: str = "accuracy"
 
     @property
     def one_cluster(self) -> bool:
@@ -128,8 +189,14 @@ class RunRecord:
         return self.clustering is not None and len(set(self.clustering.labels)) == 1
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` is its inverse."""
-        return asdict(self)
+        """Plain JSON types; `from_dict` is its inverse. Lists within the rows are not copied."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, list):
+                return [dict(vars(row)) for row in value]
+            return dict(vars(value)) if is_dataclass(value) else value
+
+        return {name: plain(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RunRecord:
@@ -137,8 +204,12 @@ class RunRecord:
         if clustering:
             scores = [(int(k), float(v)) for k, v in clustering["scores"]]
             clustering = Clustering(**{**clustering, "scores": scores})
+        # Before there were other figures than accuracy, a state did not name its own.
+        figure = data.get("figure", "accuracy")
+        rows = data["measurements"] if "measurements" in data else data["accuracies"]
         return cls(
-            accuracies=[Accuracy(**row) for row in data["accuracies"]],
+            figure=figure,
+            measurements=[ROWS[figure](**row) for row in rows],
             rounds=[Round(**row) for row in data["rounds"]],
             overlaps=[Overlap(**row) for row in data["overlaps"]],
             routed=[Routed(**row) for row in data["routed"]],

@@ -14,8 +14,9 @@ from typing import Any, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from silva.federation.plots import PLOT_NAMES, render_plots
-from silva.federation.record import Accuracy, Round, RunFacts, RunRecord
+from silva.federation.figures import FIGURES
+from silva.federation.plots import plot_names, render_plots
+from silva.federation.record import ROWS, Measurement, Round, RunFacts, RunRecord
 from silva.federation.summary import summarise
 from silva.federation.tables import tables_as_dict, tables_as_markdown
 
@@ -41,10 +42,12 @@ def write_report(
     _replace(folder / "run.json", _json(asdict(facts)))
     _replace(folder / "tables.json", _json(tables_as_dict(record)))
     _replace(folder / "tables.md", tables)
-    _replace(folder / "metrics.parquet", _parquet(metrics_table(record.accuracies)))
+    _replace(
+        folder / "metrics.parquet", _parquet(metrics_table(record.measurements, record.figure))
+    )
     _replace(folder / "rounds.parquet", _parquet(_arrow(record.rounds, Round)))
     plots = render_plots(record, facts, after)
-    for name in PLOT_NAMES:
+    for name in (name for figure in FIGURES for name in plot_names(figure)):
         if name in plots:
             _replace(folder / name, plots[name])
         else:
@@ -52,11 +55,16 @@ def write_report(
     return summary
 
 
-def metrics_table(accuracies: Sequence[Accuracy]) -> pa.Table:
-    """One row per measurement, the fields of `Accuracy` and `accuracy` (null without images)."""
-    values = [row.correct / row.total if row.total else None for row in accuracies]
-    column = pa.array(values, type=pa.float64())
-    return _arrow(accuracies, Accuracy).append_column("accuracy", column)
+def metrics_table(rows: Sequence[Measurement], figure: str = "accuracy") -> pa.Table:
+    """One row per measurement: its fields, and the numbers they give (null without test data)."""
+    table = _arrow(rows, ROWS[figure])
+    numbers = {figure: [row.value if row.total else None for row in rows]}
+    second = FIGURES[figure].second
+    if second not in table.column_names:
+        numbers[second] = [row.second if row.total else None for row in rows]
+    for name, values in numbers.items():
+        table = table.append_column(name, pa.array(values, type=pa.float64()))
+    return table
 
 
 def _arrow(rows: Sequence[Any], noun: type) -> pa.Table:

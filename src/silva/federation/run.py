@@ -8,21 +8,21 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from silva.adapters.tiers import Head, LoraPair
 from silva.data.nouns import Partition
-from silva.federation.client import Update, Work, correct_by_class
+from silva.federation.client import Update, Work
 from silva.federation.config import FederationConfig
-from silva.federation.record import Accuracy
+from silva.federation.record import ROWS, Measurement, Occasion
 from silva.federation.replies import believable
 from silva.federation.runtime.base import Clients, Runtime
 from silva.federation.seeds import derive, generator
 from silva.federation.state import RunFolder, RunState, TierState, unpack_head
-from silva.models.vit import ViT
+from silva.federation.task import Task
 
 Result = TypeVar("Result")
 
@@ -47,10 +47,9 @@ class Run:
 
     config: FederationConfig
     seed: int
-    model: ViT
-    classes: int
+    task: Task[Any]
     partition: Partition
-    clients: Clients
+    clients: Clients[Any]
     runtime: Runtime
     folder: RunFolder
     state: RunState
@@ -62,10 +61,9 @@ class Run:
     _clock: tuple[str, float] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        names = self.model.module_names(self.config.adapter.targets)
-        modules = {n: self.model.get_submodule(n) for n in names}
         # What is sent and aggregated stays on the CPU; clients move it to the model's device.
-        self.base = {n: m.weight.detach().cpu() for n, m in modules.items()}  # type: ignore[operator]
+        self.base = self.task.base(self.config.adapter.targets)
+        self.state.record.figure = self.task.figure.name
         self.images = {c.name: len(c.train) for c in self.partition.clients}
 
     @property
@@ -149,34 +147,31 @@ class Run:
     def measure(
         self, names: Sequence[str], tier: str, merged: Mapping[str, Tensor], head: Head
     ) -> None:
-        """Record the test accuracy of clients `names` under one prefix of their paths."""
-        task = partial(self.accuracy, tier=tier, merged=merged, head=head)
+        """Record how good one prefix of their paths is for clients `names`."""
+        task = partial(self.measured, tier=tier, merged=merged, head=head)
         for rows in self.parallel(task, names):
-            self.state.record.accuracies += rows
+            self.state.record.measurements += rows
 
-    def accuracy(
+    def measured(
         self, name: str, tier: str, merged: Mapping[str, Tensor], head: Head
-    ) -> list[Accuracy]:
-        """One client's test accuracy, a row; none for a client without test images.
+    ) -> list[Measurement]:
+        """The figure on one client's test data, a row; none for a client without any.
 
         Under a shared tier a client answers with its `own` head, else with the `head` given.
         """
         data = self.clients.test(name)
-        if not len(data.labels):
+        if not len(data):
             return []
         mine = self.own(name, head) if tier in ("root", "cluster") else head
-        correct, balanced = correct_by_class(self.model, data, merged, mine)
-        row = Accuracy(
+        score = self.task.measure(data, merged, mine)
+        occasion = Occasion(
             client=name,
             seen=name not in self.partition.unseen,
             tier=tier,
             stage=self.state.stage,
             round=self.state.total_rounds,
-            correct=correct,
-            total=len(data.labels),
-            balanced=balanced,
         )
-        return [row]
+        return [ROWS[self.task.figure.name](**vars(occasion), **vars(score))]
 
     def own(self, client: str, head: Head) -> Head:
         """The client's own head under the policy "local", else `head`."""

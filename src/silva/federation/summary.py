@@ -1,4 +1,7 @@
-"""summary.json: the few numbers a run is judged by. Accuracies are fractions in [0, 1]."""
+"""summary.json: the few numbers a run is judged by, of the figure that the record names.
+
+Accuracies are fractions in [0, 1]; perplexities are 1 at least, and less is better.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from silva.federation.record import Accuracy, Round, RunRecord
+from silva.federation.figures import ACCURACY, FIGURES, Figure
+from silva.federation.record import Measurement, Round, RunRecord
 
 TIERS = ("root", "cluster", "leaf")
 """Tiers of a seen client's path, from the top; also the stages of a run in their order."""
@@ -16,17 +20,17 @@ CONTROL = "head_only"
 """The control that every summary names, measured or not."""
 UNSEEN = ("root", "zero_leaf", "after_1", "after_5")
 TAIL = 0.1
-"""Share of clients that counts as the tail: the 10th percentile, and the mean of the worst 10 %."""
+"""Share of clients that counts as the tail: nine tenths are better; the mean of the worst 10 %."""
 
 
-def latest(accuracies: Iterable[Accuracy], *, seen: bool) -> dict[str, dict[str, Accuracy]]:
+def latest(measurements: Iterable[Measurement], *, seen: bool) -> dict[str, dict[str, Measurement]]:
     """The last measurement of every client, as tier -> client -> row.
 
     A later row of the record replaces an earlier one, so a tier's value is that of the end of its
-    last evaluation. Clients without test images are left out: they have no accuracy.
+    last evaluation. Clients without test data are left out: there is nothing to measure.
     """
-    rows: dict[str, dict[str, Accuracy]] = {}
-    for row in accuracies:
+    rows: dict[str, dict[str, Measurement]] = {}
+    for row in measurements:
         if row.seen == seen and row.total > 0:
             rows.setdefault(row.tier, {})[row.client] = row
     return rows
@@ -42,34 +46,38 @@ def control_names(measured: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([CONTROL, *(t for t in measured if t not in {*TIERS, *UNSEEN})]))
 
 
-def fractions(rows: Iterable[Accuracy]) -> list[float]:
-    """Accuracy of each row, as a fraction."""
-    return [row.correct / row.total for row in rows]
+def values_of(rows: Iterable[Measurement]) -> list[float]:
+    """The figure of each row."""
+    return [row.value for row in rows]
 
 
-def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, 10th percentile, standard deviation (population), tail mean and least of values.
+def spread(values: Sequence[float], figure: Figure = ACCURACY) -> dict[str, float | None]:
+    """Mean, percentiles, standard deviation (population), tail mean and worst of values.
 
-    p10 is the paper's tail (HiLoRA section 2, numpy's linear percentile); tail_mean10 is the mean
-    of the worst 10 %, at least one value. Everything is None when there are no values.
+    p10 is the paper's tail (HiLoRA section 2, numpy's linear percentile); where less is better the
+    tail is p90, beside it. tail_mean10 is the mean of the worst 10 %, at least one value. Everything
+    is None when there are no values.
     """
+    names = dict.fromkeys(("mean", "p10", *figure.spreads[1:5]))
     if not values:
-        return dict.fromkeys(("mean", "p10", "std", "tail_mean10", "min"))
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
+        return names
+    ordered = figure.worst_first(values)
     worst = ordered[: math.ceil(TAIL * len(ordered))]
-    return {
+    found = {
         "mean": float(ordered.mean()),
-        "p10": float(np.percentile(ordered, 100 * TAIL)),
+        "p10": float(np.percentile(ordered, 10)),
+        "p90": float(np.percentile(ordered, 90)),
         "std": float(ordered.std()),
         "tail_mean10": float(worst.mean()),
-        "min": float(ordered[0]),
+        figure.spreads[4]: float(ordered[0]),
     }
+    return {name: found[name] for name in names}
 
 
-def tier_summary(rows: dict[str, Accuracy]) -> dict[str, float | None]:
-    """`spread` of one tier's clients, and the mean of their class-balanced accuracies."""
-    balanced = float(np.mean([row.balanced for row in rows.values()])) if rows else None
-    return {**spread(fractions(rows.values())), "balanced_mean": balanced}
+def tier_summary(rows: dict[str, Measurement], figure: Figure) -> dict[str, float | None]:
+    """`spread` of one tier's clients, and the mean of the number beside the figure."""
+    second = float(np.mean([row.second for row in rows.values()])) if rows else None
+    return {**spread(values_of(rows.values()), figure), figure.spreads[5]: second}
 
 
 def stage_names(record: RunRecord) -> list[str]:
@@ -99,26 +107,28 @@ def routing_agreement(record: RunRecord) -> float | None:
 def summarise(record: RunRecord) -> dict[str, Any]:
     """The content of summary.json: plain JSON types, None where the run measured nothing.
 
-    Every accuracy is the last measurement of a client under a tier. A run that never clustered has
-    one cluster; bytes are up and down together. Controls are those that were measured, and always
-    `CONTROL`.
+    Every number of the figure is from a client's last measurement under a tier. A run that never
+    clustered has one cluster; bytes are up and down together. Controls are those that were measured,
+    and always `CONTROL`.
     """
-    seen, unseen = latest(record.accuracies, seen=True), latest(record.accuracies, seen=False)
-    clustering = record.clustering
+    seen, unseen = (latest(record.measurements, seen=seen) for seen in (True, False))
+    clustering, figure = record.clustering, FIGURES[record.figure]
     stages = stage_names(record)
     return {
-        "tiers": {tier: tier_summary(seen.get(tier, {})) for tier in TIERS},
+        "figure": figure.name,
+        "tiers": {tier: tier_summary(seen.get(tier, {}), figure) for tier in TIERS},
         "unseen": {
-            tier: spread(fractions(unseen.get(tier, {}).values()))["mean"] for tier in UNSEEN
+            tier: spread(values_of(unseen.get(tier, {}).values()), figure)["mean"]
+            for tier in UNSEEN
         },
         "clusters": len(set(clustering.labels)) if clustering else 1,
         "ari": clustering.ari if clustering else None,
-        "control": {name: tier_summary(seen.get(name, {})) for name in control_names(seen)},
+        "control": {name: tier_summary(seen.get(name, {}), figure) for name in control_names(seen)},
         "bytes": {stage: sum(stage_traffic(record.rounds, stage)) for stage in stages},
         "seconds": {stage: stage_seconds(record, stage) for stage in stages},
         "clients": {
-            "seen": len({row.client for row in record.accuracies if row.seen}),
-            "unseen": len({row.client for row in record.accuracies if not row.seen}),
+            "seen": len({row.client for row in record.measurements if row.seen}),
+            "unseen": len({row.client for row in record.measurements if not row.seen}),
         },
         "routing_agreement": routing_agreement(record),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from silva.federation.figures import FIGURES
 from silva.federation.record import RunFacts, RunRecord
 from silva.federation.summary import (
     CONTROL,
@@ -68,13 +69,11 @@ class Table:
 
 def make_tables(record: RunRecord) -> dict[str, Table]:
     """The tables that the record has rows for, by name, in reading order."""
-    controls = control_names(latest(record.accuracies, seen=True))
+    controls = control_names(latest(record.measurements, seen=True))
     tables = {
-        "tiers": _accuracy_table(
-            record, "Accuracy per tier, seen clients", (*controls, *TIERS), seen=True
-        ),
-        "unseen": _accuracy_table(
-            record, "Accuracy of clients never seen in training", unseen_tiers(record), seen=False
+        "tiers": _tier_table(record, "per tier, seen clients", (*controls, *TIERS), seen=True),
+        "unseen": _tier_table(
+            record, "of clients never seen in training", unseen_tiers(record), seen=False
         ),
         "clustering": _clustering_table(record),
         "scores": _score_table(record),
@@ -112,17 +111,18 @@ def tables_as_markdown(record: RunRecord, facts: RunFacts) -> str:
     return "\n".join(parts)
 
 
-def _accuracy_table(record: RunRecord, title: str, tiers: tuple[str, ...], *, seen: bool) -> Table:
-    measured = latest(record.accuracies, seen=seen)
-    figures = ("mean", "p10", "std", "tail_mean10", "min", "balanced_mean")
+def _tier_table(record: RunRecord, of_what: str, tiers: tuple[str, ...], *, seen: bool) -> Table:
+    measured, figure = latest(record.measurements, seen=seen), FIGURES[record.figure]
     titles = {**TIER_TITLES, **(ONE_CLUSTER if record.one_cluster else {})}
     rows = []
     for tier in tiers:
         if tier in measured:
-            summary = tier_summary(measured[tier])
+            summary = tier_summary(measured[tier], figure)
             name, count = titles.get(tier, tier), len(measured[tier])
-            rows.append((name, count, *(summary[figure] for figure in figures)))
-    return Table(title, ("tier", "clients", *figures), tuple(rows), frozenset(figures))
+            rows.append((name, count, *(summary[column] for column in figure.spreads)))
+    columns = ("tier", "clients", *figure.spreads)
+    percent = frozenset(figure.spreads if figure.percent else ())
+    return Table(f"{figure.title} {of_what}", columns, tuple(rows), percent)
 
 
 def _clustering_table(record: RunRecord) -> Table:

@@ -22,7 +22,7 @@ from silva.adapters.forest import Forest
 from silva.config import as_plain, build, setting
 from silva.data.config import DataConfig
 from silva.data.embedded import NAMES
-from silva.data.nouns import ImageDataset, Partition
+from silva.data.nouns import Dataset, Partition
 from silva.data.open import open_dataset
 from silva.data.partition import load_partition, save_partition
 from silva.errors import ForestError, RunError
@@ -31,11 +31,11 @@ from silva.federation.cascade import grow
 from silva.federation.config import FederationConfig
 from silva.federation.device import usable_device
 from silva.federation.harvest import check_harvest, harvest
+from silva.federation.material import Material, image_material
 from silva.federation.record import RunFacts
 from silva.federation.report import write_report
 from silva.federation.run import Progress
 from silva.federation.state import RunFolder, RunState
-from silva.models.backbone import Backbone
 from silva.models.registry import SHIPPED, load_backbone
 from silva.models.threads import one_thread_each
 
@@ -67,17 +67,18 @@ def tune(
     """
     refuse_existing(out)
     config = replace(config, federation=with_rounds(config.federation))
-    backbone = _load_backbone(config)
-    dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
+    material = _open(config)
+    dataset = material.dataset
+    config = replace(config, federation=material.task.settled(config.federation))
     config = replace(config, data=replace(config.data, path=dataset.origin or config.data.path))
-    check_harvest(backbone, dataset)
-    # Before the first progress: what is shown until then says that images are being read.
-    about = {"backbone": backbone.digest, "data": dataset.digest()}
+    check_harvest(material)
+    # Before the first progress: what is shown until then says that data are being read.
+    about = {"backbone": material.base.digest, "data": dataset.digest()}
     partition = deal(config.data, config.seed, dataset, on_progress)
     folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
     folder.create({"config": as_plain(_anywhere(config)), **about})
     state = _first_state(folder, partition, dataset)
-    return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
+    return _finish(config, out, material, partition, folder, state, on_progress)
 
 
 def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) -> Forest:
@@ -88,17 +89,17 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
         return Forest.load(out)
     settings = _settings(path)
     config = build(TuneConfig, settings["config"], str(path / "settings.json"))
-    backbone = _load_backbone(config)
-    if backbone.digest != settings["backbone"]:
+    material = _open(config)
+    dataset = material.dataset
+    if material.base.digest != settings["backbone"]:
         raise RunError(
             f"the backbone {config.backbone} is not the one the run started with",
             where=path,
             remedy="restore its weights, or start a new run",
         )
-    dataset = open_dataset(config.data.path, split=config.data.split, labels=config.data.labels)
     if settings["data"] and settings["data"] != dataset.digest():
         raise RunError(
-            f"the images or labels of {config.data.path} are not those the run started with",
+            f"the {dataset.unit} or labels of {config.data.path} are not those the run started with",
             where=path,
             remedy="restore them, or start a new run",
         )
@@ -110,7 +111,7 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
     )
     folder = RunFolder(path, [c.name for c in partition.clients])
     state = folder.load() if begun else _first_state(folder, partition, dataset)
-    return _finish(config, out, backbone, dataset, partition, folder, state, on_progress)
+    return _finish(config, out, material, partition, folder, state, on_progress)
 
 
 def _anywhere(config: TuneConfig) -> TuneConfig:
@@ -145,7 +146,7 @@ def with_rounds(config: FederationConfig) -> FederationConfig:
     return replace(config, rounds=sum(rounds.values()), **tiers)
 
 
-def _first_state(folder: RunFolder, partition: Partition, dataset: ImageDataset) -> RunState:
+def _first_state(folder: RunFolder, partition: Partition, dataset: Dataset) -> RunState:
     """Partition and first checkpoint on disk: from here on the run can be resumed mid-way."""
     save_partition(partition, dataset, folder.path / "partition")
     state = RunState()
@@ -156,8 +157,7 @@ def _first_state(folder: RunFolder, partition: Partition, dataset: ImageDataset)
 def _finish(
     config: TuneConfig,
     out: Path,
-    backbone: Backbone,
-    dataset: ImageDataset,
+    material: Material,
     partition: Partition,
     folder: RunFolder,
     state: RunState,
@@ -170,8 +170,7 @@ def _finish(
         run = make_run(
             config.federation,
             config.seed,
-            backbone,
-            dataset,
+            material,
             partition,
             folder,
             state,
@@ -181,21 +180,21 @@ def _finish(
         )
         grow(run)
     if not (out / "current").exists():
-        harvest(run, out, backbone, dataset.class_names)
+        harvest(run, out, material)
     write_report(
         state.record,
-        _facts(config, dataset),
+        _facts(config, material.dataset),
         out / "report",
         lambda drawn, total: on_progress(Progress("report", drawn, total)),
     )
-    save_partition(partition, dataset, out / "report")
+    save_partition(partition, material.dataset, out / "report")
     # Without its settings a folder is no run: what a kill leaves of it is rubbish.
     (folder.path / "settings.json").unlink()
     shutil.rmtree(folder.path)
     return Forest.load(out)
 
 
-def _facts(config: TuneConfig, dataset: ImageDataset) -> RunFacts:
+def _facts(config: TuneConfig, dataset: Dataset) -> RunFacts:
     import numpy
     import safetensors
 
@@ -235,11 +234,11 @@ def _settings(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _load_backbone(config: TuneConfig) -> Backbone:
-    """The run's model where it will compute, with the threads it may use."""
-    device = usable_device(config.device)
+def _open(config: TuneConfig) -> Material:
+    """The run's model where it will compute, with the threads it may use, and its data."""
+    device, data = usable_device(config.device), config.data
     if config.threads:
         torch.set_num_threads(config.threads)
     backbone = load_backbone(config.backbone)
     backbone.model.to(device)
-    return backbone
+    return image_material(backbone, open_dataset(data.path, split=data.split, labels=data.labels))

@@ -24,12 +24,14 @@ from tiny import (
 
 from silva.adapters.tiers import LoraPair
 from silva.federation.cascade import grow
+from silva.federation.classification import Classification
 from silva.federation.client import Work
 from silva.federation.run import Progress
 from silva.federation.runtime.local import ClientImages, LocalRuntime
 from silva.models.vit import ViT
 
 BASE = backbone()
+TASK = Classification(BASE.model, 4)
 WEIGHTS = {n: BASE.model.get_submodule(n).weight for n in BASE.model.module_names()}
 
 
@@ -111,18 +113,18 @@ def test_threads_may_ask_for_images_at_once() -> None:
 def test_updates_come_in_the_order_of_the_work_whatever_runs_side_by_side(workers: int) -> None:
     clients, _ = counted(1 << 20)
     works = [work(f"c-{n}", seed=n) for n in (4, 0, 2, 1)]
-    alone = list(LocalRuntime(BASE, clients, settings().local).train(works))
+    alone = list(LocalRuntime(TASK, clients, settings().local).train(works))
     assert [u.client for u in alone] == ["c-4", "c-0", "c-2", "c-1"]
     if workers:
         with ThreadPoolExecutor(workers) as pool:
-            together = list(LocalRuntime(BASE, clients, settings().local, pool).train(works))
+            together = list(LocalRuntime(TASK, clients, settings().local, pool).train(works))
         assert all(same_pairs(u.pairs, v.pairs) for u, v in zip(alone, together, strict=True))
         assert all(same_head(u.head, v.head) for u, v in zip(alone, together, strict=True))
 
 
 def test_nothing_is_left_behind_that_changes_the_next_piece_of_work() -> None:
     clients, _ = counted(1 << 20)
-    runtime = LocalRuntime(BASE, clients, settings().local)
+    runtime = LocalRuntime(TASK, clients, settings().local)
     before = {n: t.clone() for n, t in BASE.model.state_dict().items()}
     first = next(iter(runtime.train([work("c-0")])))
     list(runtime.train([work("c-1"), work("c-2")]))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from silva.federation.heads import first_head, personal_head
 from silva.federation.leaves import train_alone
-from silva.federation.record import Accuracy
+from silva.federation.record import Measurement
 from silva.federation.rounds import rounds_worked
 from silva.federation.run import Run
 
@@ -40,7 +40,7 @@ def local_work(run: Run) -> dict[str, LocalWork]:
     return {name: LocalWork(root[name], rounds) for name, rounds in below.items()}
 
 
-def measure_controls(run: Run, name: str, work: Mapping[str, LocalWork]) -> list[Accuracy]:
+def measure_controls(run: Run, name: str, work: Mapping[str, LocalWork]) -> list[Measurement]:
     """Train and measure one client under every configured control; changes no state.
 
     Each control does the client's own `work`: those that share the root that of the tiers below it,
@@ -49,7 +49,7 @@ def measure_controls(run: Run, name: str, work: Mapping[str, LocalWork]) -> list
     root, mine = run.state.root, work[name]
     assert root is not None
     rooted = run.merge(run.base, root.pairs)
-    rows: list[Accuracy] = []
+    rows: list[Measurement] = []
     for control in run.config.controls:
         alone = control == "local_lora"
         start = run.base if alone else rooted
@@ -64,5 +64,5 @@ def measure_controls(run: Run, name: str, work: Mapping[str, LocalWork]) -> list
             mine.root + mine.below if alone else mine.below,
             train_pairs=control != "head_only",
         )
-        rows += run.accuracy(name, control, run.merge(start, trained.pairs), trained.head)
+        rows += run.measured(name, control, run.merge(start, trained.pairs), trained.head)
     return rows

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from silva.federation.client import ClientData, Update, Work
+from silva.federation.client import Update, Work
+from silva.federation.task import Examples
+
+Data_co = TypeVar("Data_co", bound=Examples, covariant=True)
 
 
 class Runtime(Protocol):
@@ -20,9 +23,9 @@ class Runtime(Protocol):
         ...
 
 
-class Clients(Protocol):
-    """Images of clients by name, loaded when asked for."""
+class Clients(Protocol[Data_co]):
+    """Data of clients by name, loaded when asked for. Any thread may ask."""
 
-    def train(self, name: str) -> ClientData: ...
+    def train(self, name: str) -> Data_co: ...
 
-    def test(self, name: str) -> ClientData: ...
+    def test(self, name: str) -> Data_co: ...

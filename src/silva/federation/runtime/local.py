@@ -1,4 +1,4 @@
-"""All clients in this process, on one backbone, one in each thread of a pool."""
+"""All clients in this process, on one model, one in each thread of a pool."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from silva.data.nouns import ClientRows, ImageDataset, Partition
 from silva.data.styles import apply_style
-from silva.federation.client import ClientData, Update, Work, train_client
+from silva.federation.client import Update, Work, train_client
 from silva.federation.config import LocalConfig
-from silva.federation.fixed_features import FixedFeatures
+from silva.federation.features import ClientData
 from silva.federation.runtime.base import Clients
+from silva.federation.task import Task
 from silva.models.backbone import Backbone
 
 CACHE_BYTES = 512 * 2**20
@@ -78,14 +80,13 @@ class LocalRuntime:
 
     def __init__(
         self,
-        backbone: Backbone,
-        clients: Clients,
+        task: Task[Any],
+        clients: Clients[Any],
         local: LocalConfig,
         pool: Executor | None = None,
     ) -> None:
-        self._model, self._clients, self._local = backbone.model, clients, local
+        self._task, self._clients, self._local = task, clients, local
         self._pool = pool
-        self._fixed = FixedFeatures(backbone.model)
 
     def train(self, works: Iterable[Work]) -> Iterator[Update]:
         """Train every client; updates come in the order of `works`.
@@ -100,4 +101,4 @@ class LocalRuntime:
 
     def _train(self, work: Work) -> Update:
         data = self._clients.train(work.client)
-        return train_client(self._model, data, work, self._local, self._fixed)
+        return train_client(self._task, data, work, self._local)
