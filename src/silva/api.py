@@ -21,6 +21,7 @@ from silva.errors import RunError
 from silva.federation import tune as tuning
 from silva.federation.addition import Added, add_client, open_for, settings_for
 from silva.federation.material import Material, image_material
+from silva.federation.opening import text_of
 from silva.federation.run import Progress
 from silva.federation.tune import TuneConfig
 from silva.prediction import Prediction
@@ -87,6 +88,8 @@ class Forest(storage.Forest):
 
     def _material(self, data: str, split: str, labels: str, backbone: str) -> Material:
         """A client's data with the model of the forest."""
+        if self.manifest.classes is None:
+            return text_of(self, data, split=split, labels=labels, backbone=backbone)
         base = prediction.backbone_of(self, backbone)
         return image_material(base, open_for(self, data, split, labels))
 

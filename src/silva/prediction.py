@@ -59,6 +59,12 @@ def predict(
 ) -> list[Prediction]:
     """Top classes of every image; see `silva.Forest.predict`. `after` hears how many are answered."""
     path = forest.path(client, unknown=cast("Literal['error', 'root']", unknown_client))
+    if not forest.class_names:
+        raise ForestError(
+            "is the forest of a language model, and images have no answer in it",
+            where=forest.folder,
+            remedy="export a client with `silva forest export --peft`",
+        )
     base = backbone_of(forest, backbone)
     source = FileSource(Path(), [str(image) for image in images])
     adaptation = adaptation_of(path, base.model, merged=True)

@@ -19,3 +19,6 @@ class DataConfig:
     unseen: float = setting(0.2, low=0.0, high=0.9, help="share of clients held out of training")
     samples_per_client: int = setting(250, low=0, high=10_000_000, help="train images; 0: all")
     test_per_client: int = setting(100, low=1, high=10_000_000, help="test images at most")
+    window: int = setting(
+        128, low=2, high=1_000_000, help="tokens of a window, which is to texts what an image is"
+    )

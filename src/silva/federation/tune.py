@@ -25,18 +25,20 @@ from silva.data.embedded import NAMES
 from silva.data.nouns import Dataset, Partition
 from silva.data.open import open_dataset
 from silva.data.partition import load_partition, save_partition
-from silva.errors import ForestError, RunError
+from silva.errors import ConfigError, ForestError, RunError
 from silva.federation.assembly import deal, make_run
 from silva.federation.cascade import grow
 from silva.federation.config import FederationConfig
 from silva.federation.device import usable_device
 from silva.federation.harvest import check_harvest, harvest
 from silva.federation.material import Material, image_material
+from silva.federation.opening import open_language, text_material
 from silva.federation.record import RunFacts
 from silva.federation.report import write_report
 from silva.federation.run import Progress
 from silva.federation.state import RunFolder, RunState
-from silva.models.registry import SHIPPED, load_backbone
+from silva.models.fetch import KNOWN
+from silva.models.registry import SHIPPED, is_language_model, load_backbone
 from silva.models.threads import one_thread_each
 
 SHARES = {"root": 0.3, "cluster": 0.4, "leaf": 0.3}
@@ -47,7 +49,11 @@ SHARES = {"root": 0.3, "cluster": 0.4, "leaf": 0.3}
 class TuneConfig:
     """One tuning run, whole: data, backbone, method."""
 
-    backbone: str = setting("silva-vit-tiny", help="a shipped name or a Hugging Face ViT directory")
+    backbone: str = setting(
+        "silva-vit-tiny",
+        help="a shipped name or a Hugging Face ViT directory; for texts smollm2, or a Llama-shaped "
+        "model's directory or GGUF file",
+    )
     seed: int = setting(0, low=0, high=2**31, help="decides every random draw")
     threads: int = setting(
         0, low=0, high=1024, help="clients that work side by side; 0: one a core"
@@ -122,7 +128,7 @@ def _anywhere(config: TuneConfig) -> TuneConfig:
         return os.path.abspath(path) if path not in names and os.path.exists(path) else path
 
     data = replace(config.data, path=absolute(config.data.path, NAMES))
-    return replace(config, backbone=absolute(config.backbone, SHIPPED), data=data)
+    return replace(config, backbone=absolute(config.backbone, (*SHIPPED, *KNOWN)), data=data)
 
 
 def run_folder(out: Path) -> Path:
@@ -194,6 +200,19 @@ def _finish(
     return Forest.load(out)
 
 
+def _open_texts(config: TuneConfig, device: torch.device) -> Material:
+    """The same of a language model, in windows of texts."""
+    data = config.data
+    if device.type != "cpu":
+        raise ConfigError(
+            f"language models are tuned on the CPU, not on {config.device[:40]!r}",
+            where="device",
+            remedy="leave it out",
+        )
+    model = open_language(config.backbone)
+    return text_material(*model, data.path, data.window, split=data.split, labels=data.labels)
+
+
 def _facts(config: TuneConfig, dataset: Dataset) -> RunFacts:
     import numpy
     import safetensors
@@ -239,6 +258,8 @@ def _open(config: TuneConfig) -> Material:
     device, data = usable_device(config.device), config.data
     if config.threads:
         torch.set_num_threads(config.threads)
+    if is_language_model(config.backbone):
+        return _open_texts(config, device)
     backbone = load_backbone(config.backbone)
     backbone.model.to(device)
     return image_material(backbone, open_dataset(data.path, split=data.split, labels=data.labels))

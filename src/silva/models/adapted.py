@@ -1,9 +1,11 @@
-"""From an adapter path to what one forward pass of a ViT adds: merged weights, or branches."""
+"""From an adapter path to what one forward pass adds to a model: merged weights, or branches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from silva.adapters.tiers import AdapterPath, LoraPair
 from silva.errors import ModelError
@@ -29,7 +31,16 @@ def linear_of(model: ViT, module: str) -> nn.Linear:
 
 
 def adaptation_of(path: AdapterPath, model: ViT, *, merged: bool) -> Adaptation:
-    """What the tiers of `path` add to `model`; ranks and scalings may differ from tier to tier.
+    """What the tiers of `path` add to a Vision Transformer; see `adaptation_to`."""
+    return adaptation_to(path, lambda name: linear_of(model, name).weight, merged=merged)
+
+
+def adaptation_to(
+    path: AdapterPath, weight_of: Callable[[str], Tensor], *, merged: bool
+) -> Adaptation:
+    """What the tiers of `path` add to the weights [out, in] that `weight_of` gives by module name.
+
+    Ranks and scalings may differ from tier to tier.
 
     merged=True adds ``sum_t s_t B_t A_t`` to each weight once (one matrix product a module and
     forward pass, no gradients); merged=False keeps every pair as a branch (the plain path). Both
@@ -38,25 +49,25 @@ def adaptation_of(path: AdapterPath, model: ViT, *, merged: bool) -> Adaptation:
     branches: dict[str, list[tuple[LoraPair, float]]] = {}
     for tier in path.tiers:
         for name, pair in tier.pairs.items():
-            _check(name, pair, linear_of(model, name))
+            _check(name, pair, weight_of(name))
             branches.setdefault(name, []).append((pair, tier.scaling))
     if not merged:
         return Adaptation(branches=branches)
     weights = {}
     with torch.no_grad():
         for name, pairs in branches.items():
-            weight = linear_of(model, name).weight
+            weight = weight_of(name)
             for pair, scaling in pairs:
                 weight = torch.addmm(weight, pair.B, pair.A, alpha=scaling)
             weights[name] = weight
     return Adaptation(merged=weights)
 
 
-def _check(name: str, pair: LoraPair, linear: nn.Linear) -> None:
+def _check(name: str, pair: LoraPair, weight: Tensor) -> None:
     found = (pair.B.shape[0], pair.A.shape[1])
-    if found != tuple(linear.weight.shape) or pair.B.shape[1] != pair.A.shape[0]:
+    if found != tuple(weight.shape) or pair.B.shape[1] != pair.A.shape[0]:
         raise ModelError(
             f"{name}: pair B {list(pair.B.shape)}, A {list(pair.A.shape)} does not fit a weight "
-            f"{list(linear.weight.shape)}",
+            f"{list(weight.shape)}",
             remedy="the adapters were trained on a model of another shape",
         )

@@ -45,12 +45,19 @@ NO_ADAPTATION = Adaptation()
 
 
 def adapted_linear(x: Tensor, linear: nn.Linear, name: str, adaptation: Adaptation) -> Tensor:
+    """`adapted` with the weight and the bias of a module."""
+    return adapted(x, linear.weight, linear.bias, name, adaptation)
+
+
+def adapted(
+    x: Tensor, weight: Tensor, bias: Tensor | None, name: str, adaptation: Adaptation
+) -> Tensor:
     """``x W^T + b + sum_t s_t (x A_t^T) B_t^T`` for x [..., in]; docs/tuning.md, section 1.1."""
-    weight = adaptation.merged.get(name, linear.weight)
+    weight = adaptation.merged.get(name, weight)
     if adaptation.matmul == torch.bfloat16:
-        y = _Bfloat16Linear.apply(x, weight, linear.bias)
+        y = _Bfloat16Linear.apply(x, weight, bias)
     else:
-        y = F.linear(x, weight, linear.bias)
+        y = F.linear(x, weight, bias)
     for pair, scaling in adaptation.branches.get(name, ()):
         y = y + F.linear(F.linear(x, pair.A), pair.B) * scaling
     return y

@@ -1,4 +1,4 @@
-"""Where a backbone comes from: a name that silva ships, or a directory."""
+"""Where a backbone comes from: a name that silva ships or can fetch, a directory, or a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 from silva.errors import ModelError
+from silva.models import language_config
 from silva.models.backbone import Backbone
+from silva.models.config_fields import CONFIG
+from silva.models.fetch import KNOWN
+from silva.models.fields import read_json
 from silva.models.loader import load_vit
 
 SHIPPED = ("silva-vit-tiny",)
@@ -32,6 +36,22 @@ def load_backbone(name_or_path: str) -> Backbone:
         return load_vit(folder, name_or_path)
     folder = _directory(name_or_path)
     return load_vit(folder, str(folder))
+
+
+def is_language_model(name_or_path: str) -> bool:
+    """Whether a name, directory or file is a language model's, which `Library` resolves.
+
+    False for a directory that is not there: `load_backbone` says so. Raises ModelError for a
+    `config.json` that is no JSON.
+    """
+    if name_or_path in SHIPPED:
+        return False
+    if name_or_path in KNOWN or name_or_path.lower().endswith(".gguf"):
+        return True
+    path = os.path.join(name_or_path, CONFIG)
+    if not name_or_path or not os.path.isfile(path):
+        return False
+    return read_json(Path(path)).get("model_type") in language_config.FAMILIES
 
 
 def _directory(path: str) -> Path:

@@ -1,0 +1,116 @@
+"""From the names in the settings to what a run works on: images or texts, as the model asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from silva.adapters.forest import Forest
+from silva.adapters.manifest import BaseModel
+from silva.data.text import TextDataset, read_texts
+from silva.errors import ConfigError, DataError, ForestError, ModelError, PromptError
+from silva.federation.language import ClientTexts, LanguageModelling
+from silva.federation.material import TEXT, Material
+from silva.models.fetch import KNOWN
+from silva.models.language_loader import load_language_model
+from silva.models.library import Library
+from silva.models.llama import Llama
+from silva.models.tokenizer import Tokenizer, load_tokenizer
+
+TEST_SHARE = 0.2
+"""Of every folder's windows, where neither the tree nor `--split` says which are for testing."""
+
+
+class ModelTokens:
+    """A model's tokens for texts (`silva.data.text.Coder`)."""
+
+    def __init__(self, tokenizer: Tokenizer, model: Llama) -> None:
+        self._tokenizer, self._rows = tokenizer, model.config.vocab_size
+        self.end: Sequence[int] = model.config.eos_ids[:1]
+
+    def encode(self, text: str) -> Sequence[int]:
+        tokens = self._tokenizer.encode(text, add_special=False)
+        if max(tokens, default=0) >= self._rows:
+            what = self._tokenizer.token_bytes(max(tokens)).decode(errors="replace")
+            raise PromptError(f"the model does not know the token {what!r}")
+        return tokens
+
+    def size(self, token: int) -> int:
+        if self._tokenizer.is_special(token):
+            return 0
+        return len(self._tokenizer.token_bytes(token))
+
+
+def open_language(name_or_path: str) -> tuple[BaseModel, Llama, ModelTokens]:
+    """A Llama-shaped model by name or path, in float32, with its tokens. Raises ModelError.
+
+    A known name is fetched where it is not here yet.
+    """
+    folder = Library().resolve(name_or_path)
+    known = name_or_path in KNOWN
+    name = name_or_path if known else str(Path(name_or_path).expanduser().resolve())
+    model = load_language_model(folder, name=name)
+    if not isinstance(model, Llama):
+        raise ModelError(
+            "is no Llama-shaped model; adapters attach to the projections of those only",
+            where=name,
+            remedy="give a model of the type llama, mistral, qwen2 or qwen3",
+        )
+    return BaseModel(name, model.digest), model, ModelTokens(load_tokenizer(folder), model)
+
+
+def text_material(
+    base: BaseModel,
+    model: Llama,
+    tokens: ModelTokens,
+    path: str,
+    window: int,
+    *,
+    split: str = "",
+    labels: str = "",
+    share: float | None = TEST_SHARE,
+) -> Material:
+    """A language model and texts in windows of `window` tokens; see `silva.data.text.read_texts`."""
+    if window > model.config.context:
+        raise ConfigError(
+            f"{window} tokens are more than the model's context of {model.config.context}",
+            where="data.window",
+        )
+    place = Path(path).expanduser()
+    if not path or not place.exists():
+        raise DataError(
+            "no such file or folder" if path else "no data named",
+            where=path,
+            remedy="give a folder with one folder of text files a client",
+        )
+    dataset: TextDataset = read_texts(
+        place, tokens, window, split=split, labels=labels, share=share
+    )
+    return Material(
+        base=base,
+        task=LanguageModelling(model, window),
+        dataset=dataset,
+        classes=None,
+        clients=partial(ClientTexts, dataset),
+        settings={TEXT: {"window": window}},
+    )
+
+
+def text_of(forest: Forest, data: str, *, split: str, labels: str, backbone: str) -> Material:
+    """The model that a forest of texts was grown on, and one client's texts, cut as its were.
+
+    Raises ForestError when the weights differ.
+    """
+    base, model, tokens = open_language(backbone or forest.base.id)
+    if base.digest != forest.base.digest:
+        raise ForestError(
+            f"was grown on other weights than {base.id}",
+            where=forest.folder,
+            remedy="give the base model of the forest with --backbone",
+        )
+    kept = (forest.manifest.settings or {}).get(TEXT)
+    window = kept.get("window") if isinstance(kept, dict) else None
+    if not isinstance(window, int) or window < 1:
+        raise ForestError("does not say how its texts were cut into windows", where=forest.folder)
+    return text_material(base, model, tokens, data, window, split=split, labels=labels, share=None)
