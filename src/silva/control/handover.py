@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from silva.control import holdings
-from silva.control.entry import Entry, Stage
+from silva.control.entry import Entry, Filed, Stage
 from silva.control.request import Request
 from silva.control.slo import StepTime
 from silva.control.state import State
@@ -62,7 +62,8 @@ def reserve(
         holdings.remove(state, entry)
         return None
     state.come(entry)
-    state.refile(entry)
+    if entry.filed is not Filed.SAFE:
+        state.refile(entry)
     return Reservation(tuple(entry.blocks), entry.ready)
 
 

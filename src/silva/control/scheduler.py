@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from silva.control import holdings
-from silva.control.entry import Entry, Stage
+from silva.control.entry import Entry, Filed, Stage
 from silva.control.handover import new_entry
 from silva.control.request import Chunk, FinishReason, Plan, Request, StepResult, StoredBlock
 from silva.control.slo import StepTime
@@ -254,13 +254,13 @@ def quiet_steps(state: State) -> int:
     joins, a prompt is computed, or blocks run out, and always where there are drafts. Arrivals,
     transfers and a changed `StepTime` are not foreseen: whoever advances stops before them.
     """
-    decoding, step = state.decoding, state.step
-    if not decoding or state.plan is not None or state.joining or _to_serve(state):
+    decoding, step, settings = state.decoding, state.step, state.settings
+    if not decoding or state.plan is not None or state.joining or settings.drafts:
         return 0
-    if state.settings.drafts:
+    if not state.stuck and (state.waiting.members or state.started.members):
         return 0
     steps = state.ends.next - step + 1
-    if state.pool.free >= decoding * (1 + (steps - 1) // state.settings.block_tokens):
+    if state.pool.free >= decoding * (1 + (steps - 1) // settings.block_tokens):
         return steps
     grows = state.growth.next - step
     return grows if grows < steps else steps
@@ -340,11 +340,13 @@ def _take_in(
         state.left[entry.id] = None
         entry.told = 0
         out.handed.append(entry.id)
-        state.refile(entry)
+        if entry.filed is not Filed.SAFE:
+            state.refile(entry)
     else:
         entry.stage = Stage.JOINING
         state.joining[entry.id] = None
-        state.promise(entry)
+        if entry.length > len(entry.blocks) * state.settings.block_tokens:
+            state.promise(entry)
         state.refile(entry)
 
 

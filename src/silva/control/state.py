@@ -229,8 +229,9 @@ class State:
 
     def blocks_to_grow(self, entry: Entry) -> int:
         """Blocks that a request lacks for its known tokens and, to decode next, for its drafts."""
-        settings = self.settings
-        positions = self.length_of(entry) + settings.drafts
+        settings, positions = self.settings, entry.length + self.settings.drafts
+        if entry.stage is _DECODING:
+            positions += self.step - entry.joined_step
         if positions >= entry.limit:
             positions = entry.limit - 1
         return -(-positions // settings.block_tokens) - len(entry.blocks)

@@ -133,7 +133,7 @@ class Simulation:
         return self.records
 
     def _handle_all(self) -> int:
-        events, pop, sampled_s, count = self._events, heapq.heappop, 0.0, 0
+        events, pop, sampled_s, arrived = self._events, heapq.heappop, 0.0, 0
         for index, next_s, output in self.traffic.arrivals():
             while self.left and events and events[0][0] < next_s:
                 time_s, _, handle, subject = pop(events)
@@ -141,17 +141,16 @@ class Simulation:
                     sampled_s = self._sample(time_s)
                 self.now_s = time_s
                 handle(subject)
-                count += 1
             if index < 0:
                 break
             if sampled_s <= next_s:
                 sampled_s = self._sample(next_s)
             self.now_s = next_s
             self._arrive(index, output)
-            count += 1
+            arrived += 1
         if self.left:
             raise RuntimeError(f"{self.left} requests are left and nothing happens any more")
-        return count
+        return arrived + self._number - len(events)
 
     def _sample(self, until_s: float) -> float:
         """Queues up to a time; when the next sample is due."""
@@ -198,7 +197,8 @@ class Simulation:
         while engine.due_s == math.inf:
             engine.start(self.now_s)
             if engine.due_s != math.inf:
-                self._at(engine.due_s, self._ends, engine)
+                self._number += 1
+                heapq.heappush(self._events, (engine.due_s, self._number, self._ends, engine))
             if self.cache is None or not self._look_up(engine):
                 return
 
