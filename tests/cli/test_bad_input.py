@@ -132,6 +132,7 @@ def test_a_directory_that_is_no_backbone(world: World, tmp_path: Path) -> None:
 def test_a_place_that_is_taken(world: World, tmp_path: Path, forest: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "waiting.run").mkdir()
+    (tmp_path / "waiting.run" / "settings.json").write_text("{}")
     for out, reason in (
         (forest, "already exists"),
         (tmp_path / "file", "already exists"),

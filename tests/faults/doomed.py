@@ -9,6 +9,7 @@ says the forest, the moment and the signal that ended it.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -92,16 +93,17 @@ def before_first_checkpoint() -> None:
 
 def while_saving(stage: str, *, replaced: bool) -> None:
     """Between the new tensors and the new state.json, or right after it was replaced."""
-    real = state.write_json
+    real = state.replace_text
 
-    def write(path: Path, data: dict[str, Any]) -> None:
-        if data.get("stage") == stage and data["round"] == 2:
+    def write(path: Path, text: str) -> None:
+        content = json.loads(text)["content"]
+        if content["stage"] == stage and content["round"] == 2:
             if replaced:
-                real(path, data)
+                real(path, text)
             die()
-        real(path, data)
+        real(path, text)
 
-    state.write_json = write
+    state.replace_text = write
 
 
 def in_harvest() -> None:

@@ -51,6 +51,16 @@ def test_held_out_clients_are_routed_to_the_cluster_of_their_group(run: Run) -> 
         assert all(0 <= s <= 1 for s in found.similarities)
 
 
+def test_a_newcomers_leaf_counts_epochs_however_many_a_round_has(run: Run) -> None:
+    works = []
+    real = run.runtime.train
+    run.runtime.train = lambda given: (works.append(w) or u for w in given for u in real([w]))
+    meet(run, "c-6")
+    del run.runtime.train
+    assert run.config.local.epochs == 3
+    assert [w.epochs for w in works if not w.max_steps] == [1] * run.config.unseen_epochs
+
+
 def test_a_probe_takes_few_steps_from_where_the_clusters_started(run: Run) -> None:
     works = []
     real = run.runtime.train

@@ -24,7 +24,7 @@ from silva.errors import (
 )
 from silva.federation import report
 from silva.federation import tune as module
-from silva.federation.config import FederationConfig, TierConfig
+from silva.federation.config import FederationConfig, LeafConfig, TierConfig
 from silva.federation.run import Progress
 from silva.federation.tune import TuneConfig, resume, run_folder, tune, with_rounds
 
@@ -227,9 +227,9 @@ def test_a_run_is_resumed_with_the_commit_of_the_data_that_it_began_with(
 def test_a_full_disk_ends_the_run_with_an_error_and_resume_goes_on(
     config: TuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from silva.federation import state
+    from silva.federation import state_files
 
-    out, real, writes = tmp_path / "forest", state.save_file, []
+    out, real, writes = tmp_path / "forest", state_files.save_file, []
 
     def fill_up(tensors, path, **rest) -> None:
         writes.append(path)
@@ -239,7 +239,7 @@ def test_a_full_disk_ends_the_run_with_an_error_and_resume_goes_on(
         real(tensors, path, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(state, "save_file", fill_up)
+        patch.setattr(state_files, "save_file", fill_up)
         with pytest.raises(RunError, match="No space left on device"):
             tune(config, out)
     assert not out.exists()
@@ -318,13 +318,37 @@ def test_what_a_kill_left_of_a_finished_run_is_removed(config: TuneConfig, tmp_p
     assert not run_folder(out).exists() and Forest.load(out).verify().sound
 
 
-def test_rounds_are_shared_out_among_tiers_that_name_none() -> None:
-    shared = with_rounds(FederationConfig(rounds=10))
+def tiers_of(config: FederationConfig) -> list[int]:
+    shared = with_rounds(config)
     tiers = [getattr(shared, tier).rounds for tier in ("root", "cluster", "leaf")]
-    assert sum(tiers) == shared.rounds == 10 and min(tiers) >= 1
-    named = with_rounds(FederationConfig(rounds=10, root=TierConfig(rounds=7)))
-    assert named.root.rounds == 7 and named.cluster.rounds == tiers[1]
-    assert named.rounds == 7 + tiers[1] + tiers[2]
-    assert with_rounds(named) == named
-    least = with_rounds(FederationConfig(rounds=1))
-    assert [getattr(least, tier).rounds for tier in ("root", "cluster", "leaf")] == [1, 1, 1]
+    assert sum(tiers) == shared.rounds and with_rounds(shared) == shared
+    return tiers
+
+
+@pytest.mark.parametrize("rounds", [3, 4, 5, 10, 15, 25, 26, 50])
+def test_rounds_are_shared_out_to_the_last(rounds: int) -> None:
+    tiers = tiers_of(FederationConfig(rounds=rounds))
+    assert sum(tiers) == rounds and min(tiers) >= 1
+    assert all(abs(n - rounds * share) < 1 for n, share in zip(tiers, (0.3, 0.4, 0.3), strict=True))
+
+
+def test_tiers_that_name_no_rounds_get_what_the_others_leave() -> None:
+    assert tiers_of(FederationConfig(rounds=24, root=TierConfig(rounds=10))) == [10, 8, 6]
+    one = {"root": TierConfig(rounds=40), "cluster": TierConfig(rounds=30)}
+    assert tiers_of(FederationConfig(**one, leaf=LeafConfig(rounds=1))) == [40, 30, 1]
+
+
+@pytest.mark.parametrize(("rounds", "root", "least"), [(2, 0, 3), (50, 49, 51)])
+def test_too_few_rounds_are_an_error_with_the_least(rounds: int, root: int, least: int) -> None:
+    with pytest.raises(RunError, match=f"choose {least} or more"):
+        with_rounds(FederationConfig(rounds=rounds, root=TierConfig(rounds=root)))
+
+
+def test_a_number_of_clusters_that_cannot_be_is_refused_before_anything_is_written(
+    config: TuneConfig, tmp_path: Path
+) -> None:
+    clustering = replace(config.federation.clustering, rule="fixed", k=50)
+    config = replace(config, federation=replace(config.federation, clustering=clustering))
+    with pytest.raises(RunError, match=r"federation.clustering.k.*choose 1 to"):
+        tune(config, tmp_path / "forest")
+    assert not list(tmp_path.glob("forest*"))

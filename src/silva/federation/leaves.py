@@ -96,13 +96,14 @@ def train_alone(
     frozen: tuple[Frozen, ...] = (),
     *,
     share: float = 1.0,
+    epochs: int = 0,
     train_pairs: bool = True,
     train_head: bool = True,
     after: Callable[[int, Update], None] = lambda done, update: None,
 ) -> Update:
     """`rounds` local passes of one client with nothing sent; `after` sees the state after each.
 
-    `share`: learning rates relative to those of the run.
+    `share`: learning rates relative to those of the run. `epochs` of a pass; 0: those of the run.
 
     The same loop serves leaves, unseen clients and the controls, so that they differ in where they
     start and what they train, and in nothing else. A pass whose outcome is not believable is undone
@@ -123,6 +124,7 @@ def train_alone(
             train_pairs=train_pairs,
             train_head=train_head,
         )
+        work = replace(work, epochs=epochs) if epochs else work
         arrived = list(run.runtime.train([work]))
         good = believed(run, arrived, [work])
         for update in arrived:

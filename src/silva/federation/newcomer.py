@@ -138,6 +138,7 @@ def meet(run: Run, name: str) -> Newcomer:
         last,
         frozen_of(run, cluster),
         share=run.config.leaf.rate,
+        epochs=1,
         train_head=run.config.head != "global",
         after=milestone,
     )

@@ -28,6 +28,7 @@ from silva.data.partition import load_partition, save_partition
 from silva.errors import ConfigError, ForestError, RunError
 from silva.federation.assembly import deal, make_run
 from silva.federation.cascade import grow
+from silva.federation.clustering import refuse_impossible
 from silva.federation.config import FederationConfig
 from silva.federation.device import usable_device
 from silva.federation.harvest import check_harvest, harvest
@@ -81,6 +82,7 @@ def tune(
     # Before the first progress: what is shown until then says that data are being read.
     about = {"backbone": material.base.digest, "data": dataset.digest()}
     partition = deal(config.data, config.seed, dataset, on_progress)
+    refuse_impossible(config.federation.clustering, len(partition.seen))
     folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
     folder.create({"config": as_plain(_anywhere(config)), **about})
     state = _first_state(folder, partition, dataset)
@@ -143,11 +145,24 @@ def refuse_existing(out: Path) -> None:
 
 
 def with_rounds(config: FederationConfig) -> FederationConfig:
-    """`config` with a number of rounds for every tier: its own, or a share of `rounds`."""
-    rounds = {
-        tier: getattr(config, tier).rounds or max(1, round(config.rounds * share))
-        for tier, share in SHARES.items()
-    }
+    """`config` with a number of rounds for every tier: its own, or a share of what is left.
+
+    Tiers that name none divide what the others leave of `rounds`, by `SHARES` and largest remainder,
+    and get one at least. Raises RunError where nothing is left for one.
+    """
+    rounds = {tier: getattr(config, tier).rounds for tier in SHARES}
+    free = [tier for tier, own in rounds.items() if not own]
+    left = config.rounds - sum(rounds.values())
+    if free and left < len(free):
+        raise RunError(
+            f"{config.rounds} rounds are too few for all tiers: {', '.join(free)} would have none",
+            where="federation.rounds",
+            remedy=f"choose {config.rounds - left + len(free)} or more",
+        )
+    quotas = {tier: left * SHARES[tier] / sum(SHARES[t] for t in free) for tier in free}
+    rounds |= {tier: max(1, int(quota + 1e-9)) for tier, quota in quotas.items()}
+    for tier in sorted(free, key=lambda t: int(quotas[t]) - quotas[t]):
+        rounds[tier] += sum(rounds[t] for t in free) < left
     tiers = {tier: replace(getattr(config, tier), rounds=n) for tier, n in rounds.items()}
     return replace(config, rounds=sum(rounds.values()), **tiers)
 
