@@ -174,8 +174,8 @@ def _print_status(jobs: Iterable[Job]) -> None:
     for job in jobs:
         state = job.forest.with_name("forest.run") / "state.json"
         try:
-            now = json.loads(state.read_text())
-        except (OSError, ValueError):  # not started, or just finished
+            now = json.loads(state.read_text())["content"]
+        except (OSError, ValueError, KeyError):  # not started, or just finished
             continue
         where = " ".join((job.recipe, *job.settings, f"seed {job.seed}"))
         print(f"  {where}: {now['stage']} {now['round']}", file=sys.stderr, flush=True)

@@ -27,7 +27,7 @@ wait_for() { # until the saved state of the run shows $1
 
 (grow forest) 2>interrupted.txt &
 run=$!
-wait_for '"total_rounds": [1-9]'
+wait_for '"total_rounds": ?[1-9]'
 kill -INT "$run"
 code=0
 wait "$run" || code=$?
@@ -37,7 +37,7 @@ test -d forest.run -a ! -e forest
 
 silva tune --resume forest >/dev/null &
 run=$!
-wait_for '"stage": "(leaf|unseen)"'
+wait_for '"stage": ?"(leaf|unseen)"'
 kill -KILL "$run"
 wait "$run" || true
 test -d forest.run -a ! -e forest

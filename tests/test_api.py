@@ -128,10 +128,10 @@ def test_a_full_disk_before_the_first_state_leaves_nothing(
 
 def test_an_unfinished_run_of_another_is_left_alone(files: Path, tmp_path: Path) -> None:
     (tmp_path / "forest.run").mkdir()
-    (tmp_path / "forest.run" / "notes").write_text("theirs")
+    (tmp_path / "forest.run" / "settings.json").write_text("theirs")
     with pytest.raises(RunError, match="unfinished run"):
         api.tune(config(files), tmp_path / "forest")
-    assert names(tmp_path / "forest.run") == ["notes"]
+    assert names(tmp_path / "forest.run") == ["settings.json"]
 
 
 def test_the_folder_one_stands_in_is_a_place_like_any_other(

@@ -82,7 +82,8 @@ def test_an_interrupted_run_resumes_to_the_same_forest(world: World, tmp_path: P
     assert ended.returncode == 130, ended.stderr
     assert "--resume" in ended.stderr.splitlines()[-1]
     assert not out.exists()
-    assert json.loads((tmp_path / "forest.run" / "state.json").read_text())["stage"] == "cluster"
+    state = json.loads((tmp_path / "forest.run" / "state.json").read_text())
+    assert state["content"]["stage"] == "cluster"
 
     assert "unfinished run" in refused(tmp_path, *words)
     assert "keeps its settings" in refused(tmp_path, "tune", "--resume", out, "--rounds", 9)
