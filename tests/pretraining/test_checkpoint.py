@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from silva.errors import RunError
-from silva.pretraining.checkpoint import FILE, read_checkpoint, write_checkpoint
+from silva.pretraining.checkpoint import FILE, make_folder, read_checkpoint, write_checkpoint
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def step(held: Model, optimisers: dict[str, torch.optim.Optimizer], n: int) -> N
 
 def test_what_is_read_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     held, optimisers = model(2)
+    make_folder(tmp_path / "run")
     write_checkpoint(tmp_path / "run", held, optimisers, Recipe(), {"done": "2"})
     again, restored = model(0)
     with read_checkpoint(tmp_path / "run", restored, Recipe()) as (tensors, about):
