@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from silva.cli.interrupts import heeded
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -59,6 +61,7 @@ def stages(
     tasks: dict[str, TaskID] = {}
 
     def show(step: Step) -> None:
+        check()
         if not keep and not console.is_terminal:
             return  # nothing would be left of it
         if step.stage not in tasks:
@@ -71,7 +74,8 @@ def stages(
     if console.is_terminal:
         reading.start()
     try:
-        yield show
+        with heeded() as check:
+            yield show
     finally:
         reading.stop()
         if set(tasks) <= BEFORE:
