@@ -31,7 +31,7 @@ wait_for '"total_rounds": ?[1-9]'
 kill -INT "$run"
 code=0
 wait "$run" || code=$?
-test "$code" = 130
+test "$code" = 130 || { cat interrupted.txt >&2; echo "ended with $code" >&2; exit 1; }
 grep -q "silva tune --resume FOREST" interrupted.txt
 test -d forest.run -a ! -e forest
 
