@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from silva.adapters.forest import Forest
+from silva.adapters.subspace import mean_overlap
 from silva.cli import forest as commands
 from silva.cli.main import Commands
 
@@ -125,7 +127,36 @@ def test_export_and_import_shared_tiers(folder: Path, tmp_path: Path) -> None:
         assert run("export", folder, "--tier", name, "--peft", tmp_path / name).exit_code == 0
         assert run("import", folder, "--tier", name, "--peft", tmp_path / name).exit_code == 0
     after = Forest.load(folder).manifest
-    assert (after.root, after.clusters) == (before.root, before.clusters)
+    same = [after.root, *(c.object for c in after.clusters.values())]
+    assert same == [before.root, *(c.object for c in before.clusters.values())]
+    assert after.clients == before.clients
+
+
+def test_another_tier_takes_its_own_signature_and_no_old_figures(
+    folder: Path, tmp_path: Path
+) -> None:
+    def imported(source: str, target: str) -> Forest:
+        place = tmp_path / f"{source}-{target}"
+        assert run("export", folder, "--tier", source, "--peft", place).exit_code == 0
+        assert run("import", folder, "--tier", target, "--peft", place).exit_code == 0
+        return Forest.load(folder)
+
+    before = Forest.load(folder)
+    after = imported("cluster-0", "cluster-1")
+    factors = {m: p.B for m, p in before.path("cluster-0").tiers[1].pairs.items()}
+    assert mean_overlap(after.signature("cluster-1"), factors) == pytest.approx(1.0)
+    for name in before.clients:
+        kept, old = after.client(name), before.client(name)
+        tiers = {"root"} if old.cluster == "cluster-1" else set(old.accuracy)
+        assert kept.accuracy == {t: a for t, a in old.accuracy.items() if t in tiers}
+        assert kept.leaf == old.leaf
+    place = tmp_path / "root"
+    assert run("export", folder, "--tier", "root", "--peft", place).exit_code == 0
+    weights = place / "adapter_model.safetensors"
+    scaled = {name: 2 * tensor for name, tensor in load_file(weights).items()}
+    save_file(scaled, weights)
+    assert run("import", folder, "--tier", "root", "--peft", place).exit_code == 0
+    assert all(not entry.accuracy for entry in Forest.load(folder).manifest.clients.values())
 
 
 def test_mistakes_are_one_line_and_change_nothing(folder: Path, tmp_path: Path) -> None:
@@ -136,6 +167,10 @@ def test_mistakes_are_one_line_and_change_nothing(folder: Path, tmp_path: Path) 
     assert "exists" in refused("export", folder, "--tier", "root", "--peft", tmp_path / "whole")
     refused("export", folder, "--peft", out)
     refused("export", folder, "--tier", "leaf", "--peft", out)
+    line = refused("export", folder, "--tier", "cluster-9", "--peft", out)
+    assert "no tier 'cluster-9'" in line and "root, cluster-0, cluster-1" in line
+    assert "name it *.png" in refused("show", folder, "--plot", tmp_path / "tree.txt")
+    assert not (tmp_path / "tree.txt").exists()
     refused("export", folder, "--client", "c-01", "--tier", "root", "--peft", out)
     wrong = ["--client", "n", "--cluster", "cluster-0", "--peft", tmp_path / "whole"]
     assert "rank 6" in refused("import", folder, *wrong)

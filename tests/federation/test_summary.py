@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from silva.federation.record import Accuracy, Clustering, Perplexity, Round, Routed, RunRecord
 from silva.federation.summary import latest, spread, stage_seconds, summarise
+from silva.federation.tables import make_tables
 
 NOTHING = {
     "mean": None,
@@ -73,6 +75,22 @@ def test_seen_and_unseen_clients_are_kept_apart() -> None:
         "after_5": None,
     }
     assert summary["clients"] == {"seen": 1, "unseen": 2}
+
+
+def test_leaves_of_other_lengths_are_shown_by_their_epochs() -> None:
+    epochs = (12, 1, 3)
+    rows = [measured("u", f"after_{n}", n, seen=False) for n in epochs]
+    record = RunRecord(measurements=rows)
+    unseen = summarise(record)["unseen"]
+    assert list(unseen) == ["root", "zero_leaf", "after_1", "after_3", "after_5", "after_12"]
+    assert (unseen["after_3"], unseen["after_5"]) == (pytest.approx(0.3), None)
+    titles = [row[0] for row in make_tables(record)["unseen"].rows]
+    assert titles == ["leaf after 1 epoch", "leaf after 3 epochs", "leaf after 12 epochs"]
+
+
+def test_replies_that_were_not_used_are_counted_over_all_stages() -> None:
+    rounds = [replace(aggregated("root", 1, 1, 1.0), rejected=2, dropped=n) for n in (0, 3)]
+    assert summarise(RunRecord(rounds=rounds))["replies"] == {"rejected": 4, "lost": 3}
 
 
 def test_every_control_that_was_measured_is_in_the_summary() -> None:

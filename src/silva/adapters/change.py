@@ -45,7 +45,10 @@ class NewClient:
 
 @dataclass(frozen=True)
 class Change:
-    """Additions and replacements; what is not named stays. `probe` holds A [rank, in] by module."""
+    """Additions and replacements; what is not named stays. `probe` holds A [rank, in] by module.
+
+    Figures of clients that stay go where the root or their cluster is replaced by another one.
+    """
 
     root: Tier | None = None
     probe: Mapping[str, Tensor] | None = None
@@ -68,7 +71,7 @@ class Growth:
         name, a number or a tensor does not fit the forest.
         """
         entries = self._check(old, change)
-        clusters, clients = dict(old.clusters), dict(old.clients)
+        clusters = dict(old.clusters)
         grown = replace(old)
         if change.root is not None:
             grown = replace(grown, root=self._tier(old, change.root, root, "root", "root"))
@@ -82,12 +85,14 @@ class Growth:
             signature = codec.encode_signature(cluster.signature)
             codec.decode_signature(signature, f"signature of {name}")
             clusters[name] = ClusterEntry(tier, self._put(signature))
+        grown = replace(grown, clusters=clusters)
+        clients = {name: _measured(entry, old, grown) for name, entry in old.clients.items()}
         for name, entry in entries.items():
             source = change.clients[name].leaf
             leaf = source() if callable(source) else source
             digest = self._tier(old, leaf, root, "leaf", name) if leaf is not None else None
             clients[name] = replace(entry, leaf=digest)
-        grown = replace(grown, clusters=clusters, clients=clients)
+        grown = replace(grown, clients=clients)
         sizes = {**old.objects, **self.sizes}
         return replace(grown, objects={d: sizes[d] for d in sorted(grown.references())})
 
@@ -140,3 +145,18 @@ class Growth:
         if stored.fresh:
             self._fresh.append(stored.digest)
         return stored.digest
+
+
+def _measured(entry: ClientEntry, old: Manifest, grown: Manifest) -> ClientEntry:
+    """The entry without figures that were taken through a tier which is another one now."""
+    if grown.root != old.root:
+        return replace(entry, accuracy={}, perplexity={})
+    if entry.cluster is None or grown.clusters[entry.cluster].object == (
+        old.clusters[entry.cluster].object
+    ):
+        return entry
+    accuracy, perplexity = (
+        {tier: value for tier, value in values.items() if tier == "root"}
+        for values in (entry.accuracy, entry.perplexity)
+    )
+    return replace(entry, accuracy=accuracy, perplexity=perplexity)

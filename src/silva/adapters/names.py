@@ -40,10 +40,6 @@ def check_cluster_name(name: str) -> str:
     return name
 
 
-def is_cluster_name(name: str) -> bool:
-    return bool(_CLUSTER.fullmatch(name))
-
-
 def unknown_client(name: str, known: Iterable[str], where: object) -> UnknownClientError:
     """The error for a name that no client bears, with the names that come near it."""
     near = difflib.get_close_matches(name[:64], list(known), n=3, cutoff=0.6)

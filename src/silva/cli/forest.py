@@ -44,6 +44,8 @@ def show(
 
     from silva.adapters.forest import Forest
 
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ConfigError(f"--plot draws a PNG, not {plot.name[-40:]!r}", remedy="name it *.png")
     forest = Forest.load(folder)
     if plot is not None:
         from silva.cli.forest_plot import draw_forest
@@ -166,7 +168,7 @@ def _export(
 
     forest = Forest.load(folder)
     layout: Layout = "hf5" if transformers == 5 else "hf4"
-    path = forest.path(client or _tier_name(tier))
+    path = forest.path(client or _tier_name(forest, tier))
     base, classes = forest.base.id, forest.class_names
     if stack:
         names = export_stack(path, peft, base_id=base, class_names=classes, layout=layout)
@@ -196,7 +198,7 @@ def import_(
         if client:
             change = _leaf_change(forest, peft, client, cluster)
         else:
-            change = _tier_change(forest, peft, _tier_name(tier))
+            change = _tier_change(forest, peft, _tier_name(forest, tier))
         grown = forest.commit(change, parent=forest.version)
     print(f"imported {peft} as {client or tier}; version {grown.version} is live")
 
@@ -221,11 +223,13 @@ def _leaf_change(forest: Forest, peft: Path, client: str, cluster: str) -> Chang
 
 def _tier_change(forest: Forest, peft: Path, tier: str) -> Change:
     from silva.adapters.change import Change, NewCluster
+    from silva.adapters.routing import signature
 
     if tier == "root":
         return Change(root=_imported(forest, peft, "root", above="root"))
-    new = NewCluster(_imported(forest, peft, "cluster", above=tier), forest.signature(tier))
-    return Change(clusters={tier: new})
+    new = _imported(forest, peft, "cluster", above=tier)
+    bases = signature({name: pair.B for name, pair in new.pairs.items()})
+    return Change(clusters={tier: NewCluster(new, bases)})
 
 
 def _imported_leaf(
@@ -272,12 +276,12 @@ def _exactly_one(client: str, tier: str) -> None:
         raise ConfigError("name a client or a tier", remedy="give one of --client and --tier")
 
 
-def _tier_name(tier: str) -> str:
-    from silva.adapters.names import is_cluster_name
-
-    if tier != "root" and not is_cluster_name(tier):
-        raise ConfigError(f"no tier {tier[:40]!r}", remedy="--tier takes root or cluster-<number>")
-    return tier
+def _tier_name(forest: Forest, tier: str) -> str:
+    """The name of a tier that the forest has, for every path below it."""
+    if tier == "root" or tier in forest.clusters:
+        return tier
+    there = ", ".join(["root", *forest.clusters[:10]])
+    raise ConfigError(f"no tier {tier[:40]!r} in this forest", remedy=f"it has {there}")
 
 
 def _megabytes(size: int) -> str:

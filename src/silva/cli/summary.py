@@ -16,6 +16,7 @@ def print_summary(forest: Path) -> None:
     from rich.table import Table
 
     from silva.federation.figures import FIGURES
+    from silva.federation.summary import unseen_names
 
     summary = json.loads((forest / "report" / "summary.json").read_text())
     figure = FIGURES[summary.get("figure", "accuracy")]
@@ -34,7 +35,8 @@ def print_summary(forest: Path) -> None:
     unseen = Table(title="Clients never seen in training", title_justify="left")
     unseen.add_column("")
     unseen.add_column("mean", justify="right")
-    for key, value in sorted(summary["unseen"].items(), key=lambda item: _order(item[0])):
+    for key in unseen_names(summary["unseen"]):
+        value = summary["unseen"][key]
         # With one cluster there is nothing to be routed to: a zero leaf is the root once more.
         if value is not None and not (one and key == "zero_leaf"):
             unseen.add_row(_title(key), figure.shown(value))
@@ -44,12 +46,10 @@ def print_summary(forest: Path) -> None:
     found = "1 cluster, so no cluster tier" if one else f"{summary['clusters']} clusters"
     # A console would break the lines where the window ends, paths too.
     print(found if ari is None else f"{found}, adjusted Rand index {ari:.2f}")
+    replies = summary.get("replies", {})
+    if any(replies.values()):
+        print(f"replies not used: {replies['rejected']} rejected, {replies['lost']} lost")
     print(f"forest {forest}, report {forest / 'report'}")
-
-
-def _order(key: str) -> int:
-    """Where a measurement of unseen clients stands: root, zero leaf, then by epochs."""
-    return {"root": -2, "zero_leaf": -1}.get(key) or int(key.removeprefix("after_"))
 
 
 def _title(key: str) -> str:

@@ -113,8 +113,10 @@ class FederationConfig:
     """The cascade as a whole (section 1.3)."""
 
     rounds: int = setting(50, low=1, high=100_000, help="rounds of all tiers together")
-    participation: float = setting(1.0, low=0.0, high=1.0, help="share of clients a round")
-    dropout: float = setting(0.0, low=0.0, high=1.0, help="chance that a client's reply is lost")
+    participation: float = setting(
+        1.0, low=1e-4, high=1.0, help="share of clients a round, one client at least"
+    )
+    dropout: float = setting(0.0, low=0.0, high=0.99, help="chance that a client's reply is lost")
     weights: str = setting("samples", choices=("samples", "uniform"), help="pi_i in averages")
     head: str = setting(
         "tiered",

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from silva.federation.summary import CONTROL
+from silva.federation.summary import CONTROL, leaf_epochs
 
 TIER_COLOURS = {
     CONTROL: "#8C8C8C",
     "root": "#0072B2",
     "cluster": "#E69F00",
     "leaf": "#009E73",
-    "zero_leaf": "#E69F00",
-    "after_1": "#4DBB9D",
-    "after_5": "#009E73",
 }
 """One colour a tier, the same in every plot."""
+SHORT_LEAF = "#4DBB9D"
 
 CLUSTER_COLOURS = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#6A51A3"),
@@ -49,6 +47,14 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 100.0,
     "savefig.dpi": 160.0,
 }
+
+
+def tier_colour(tier: str) -> str:
+    """The colour of a tier, also of those measured on unseen clients alone."""
+    if tier == "zero_leaf":
+        return TIER_COLOURS["cluster"]
+    epochs = leaf_epochs(tier)
+    return SHORT_LEAF if epochs == 1 else TIER_COLOURS["leaf" if epochs else tier]
 
 
 def plain(text: str) -> str:

@@ -24,6 +24,7 @@ from silva.federation.palette import (
     TIER_COLOURS,
     UP_COLOUR,
     plain,
+    tier_colour,
 )
 from silva.federation.plots_clustering import draw_distances, draw_eigenvalues
 from silva.federation.record import RunFacts, RunRecord
@@ -31,6 +32,7 @@ from silva.federation.summary import (
     CONTROL,
     TIERS,
     latest,
+    leaf_epochs,
     stage_traffic,
     unseen_tiers,
     values_of,
@@ -42,8 +44,6 @@ _TICKS = {
     "cluster": "cluster",
     "leaf": "leaf",
     "zero_leaf": "cluster",
-    "after_1": "leaf\n1 epoch",
-    "after_5": "leaf\n5 epochs",
 }
 _ABOVE_BANNERS = 24.0
 
@@ -128,13 +128,18 @@ def _draw_tiers(record: RunRecord, ax: Axes) -> None:
             place += len(present) + 0.5
     for x, tier, values in groups:
         mean = figure.number(float(np.mean(values)))
-        _draw_distribution(ax, x, values, TIER_COLOURS[tier], mean, tail=figure.percentile)
-    _centre(ax, [x for x, _, _ in groups], [_TICKS[tier] for _, tier, _ in groups])
+        _draw_distribution(ax, x, values, tier_colour(tier), mean, tail=figure.percentile)
+    _centre(ax, [x for x, _, _ in groups], [_tick(tier) for _, tier, _ in groups])
     note = f"dot: a client  ·  line and number: mean  ·  tick: {figure.percentile}th percentile"
     ax.set_xlabel(note, **NOTE)
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.06 * (high - low))  # room for the number on the highest violin
     _figure_axis(record, ax)
+
+
+def _tick(tier: str) -> str:
+    epochs = leaf_epochs(tier)
+    return _TICKS.get(tier) or f"leaf\n{epochs} epoch{'' if epochs == 1 else 's'}"
 
 
 def _figure_axis(record: RunRecord, ax: Axes) -> None:

@@ -19,6 +19,7 @@ TIERS = ("root", "cluster", "leaf")
 CONTROL = "head_only"
 """The control that every summary names, measured or not."""
 UNSEEN = ("root", "zero_leaf", "after_1", "after_5")
+"""What every summary names of unseen clients, measured or not; see `unseen_names`."""
 TAIL = 0.1
 """Share of clients that counts as the tail: nine tenths are better; the mean of the worst 10 %."""
 
@@ -36,9 +37,22 @@ def latest(measurements: Iterable[Measurement], *, seen: bool) -> dict[str, dict
     return rows
 
 
+def leaf_epochs(tier: str) -> int:
+    """N of "after_N", an unseen client's leaf after N epochs; 0 of every other tier."""
+    epochs = tier.removeprefix("after_")
+    return int(epochs) if epochs != tier else 0
+
+
+def unseen_names(measured: Iterable[str]) -> list[str]:
+    """`UNSEEN` and what else was measured on unseen clients, leaves by their epochs."""
+    names = dict.fromkeys([*UNSEEN, *(tier for tier in measured if leaf_epochs(tier))])
+    return sorted(names, key=leaf_epochs)
+
+
 def unseen_tiers(record: RunRecord) -> tuple[str, ...]:
     """What is shown of unseen clients: with one cluster a zero leaf is the root once more."""
-    return tuple(tier for tier in UNSEEN if tier != "zero_leaf" or not record.one_cluster)
+    names = unseen_names(latest(record.measurements, seen=False))
+    return tuple(tier for tier in names if tier != "zero_leaf" or not record.one_cluster)
 
 
 def control_names(measured: Iterable[str]) -> list[str]:
@@ -119,7 +133,11 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "tiers": {tier: tier_summary(seen.get(tier, {}), figure) for tier in TIERS},
         "unseen": {
             tier: spread(values_of(unseen.get(tier, {}).values()), figure)["mean"]
-            for tier in UNSEEN
+            for tier in unseen_names(unseen)
+        },
+        "replies": {
+            "rejected": sum(row.rejected for row in record.rounds),
+            "lost": sum(row.dropped for row in record.rounds),
         },
         "clusters": len(set(clustering.labels)) if clustering else 1,
         "ari": clustering.ari if clustering else None,

@@ -12,6 +12,7 @@ from silva.federation.summary import (
     TIERS,
     control_names,
     latest,
+    leaf_epochs,
     stage_names,
     stage_seconds,
     stage_traffic,
@@ -29,8 +30,6 @@ TIER_TITLES = {
     "cluster": "root + cluster",
     "leaf": "root + cluster + leaf",
     "zero_leaf": "root + cluster, no leaf",
-    "after_1": "leaf after 1 epoch",
-    "after_5": "leaf after 5 epochs",
 }
 """What a tier name of the record means, in words."""
 ONE_CLUSTER = {"leaf": "root + leaf"}
@@ -118,11 +117,17 @@ def _tier_table(record: RunRecord, of_what: str, tiers: tuple[str, ...], *, seen
     for tier in tiers:
         if tier in measured:
             summary = tier_summary(measured[tier], figure)
-            name, count = titles.get(tier, tier), len(measured[tier])
+            name, count = titles.get(tier) or _title(tier), len(measured[tier])
             rows.append((name, count, *(summary[column] for column in figure.spreads)))
     columns = ("tier", "clients", *figure.spreads)
     percent = frozenset(figure.spreads if figure.percent else ())
     return Table(f"{figure.title} {of_what}", columns, tuple(rows), percent)
+
+
+def _title(tier: str) -> str:
+    """The words for a leaf after some epochs; whatever has no words keeps its name."""
+    epochs = leaf_epochs(tier)
+    return f"leaf after {epochs} epoch{'' if epochs == 1 else 's'}" if epochs else tier
 
 
 def _clustering_table(record: RunRecord) -> Table:
