@@ -79,6 +79,7 @@ def test_flags_become_settings(launched: Launched, model: Path, tmp_path: Path) 
     words += ["--cache-ram", "256MiB", "--cache-disk", "0", "--kv", "2GB", "--tpot-target", "50ms"]
     words += ["--transfer", "tcp", "--host", "0.0.0.0", "--port", 0, "--name", "mine", "--no-mtp"]
     words += ["--ep", 4, "--wire", "int8"]
+    words += ["--forest", tmp_path / "forest", "--unknown-client", "root"]
     words += ["--api-key", "alice=secret-of-alice", "--api-key", "bob=secret-of-bob"]
     words += ["--admin-key", "root=secret-of-root", "--keys", tmp_path / "keys.toml"]
     done("serve", model, *words)
@@ -90,6 +91,7 @@ def test_flags_become_settings(launched: Launched, model: Path, tmp_path: Path) 
     assert (serve.transfer, serve.dtype, serve.colocated) == ("tcp", "bfloat16", False)
     assert not serve.mtp and LaunchConfig().serve.mtp
     assert (serve.experts.ranks, serve.experts.wire) == (4, "int8")
+    assert (serve.forest, serve.unknown_client) == (str(tmp_path / "forest"), "root")
     assert (http.host, http.port, config.name) == ("0.0.0.0", 0, "mine")
     assert http.api_keys == ("alice=secret-of-alice", "bob=secret-of-bob")
     assert (http.admin_keys, http.keys) == (
@@ -124,6 +126,7 @@ def test_flags_override_the_file_and_sets_override_both(
         (["--prefill", "0"], "prefill"),
         (["--ep", "0"], "ranks"),
         (["--wire", "pigeon"], "wire"),
+        (["--unknown-client", "guess"], "unknown_client"),
         (["--transfer", "pigeon"], "transfer"),
         (["--dtype", "float8"], "dtype"),
         (["--set", "serve.kernels=cuda"], "kernels"),

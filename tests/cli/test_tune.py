@@ -15,6 +15,7 @@ import os, signal
 from contextlib import contextmanager
 from silva.cli import main, progress
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests ignores it
 whole = progress.stages
 
 @contextmanager

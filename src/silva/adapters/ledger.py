@@ -16,6 +16,8 @@ from silva.adapters.names import check_client_name
 from silva.adapters.objects import ObjectStore
 from silva.errors import ForestError
 
+OBJECTS = "objects"
+"""The folder of a forest's objects."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _ROLL_BACK = "roll back with `silva forest rollback`, or restore the file from a copy"
 
@@ -25,7 +27,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.store = ObjectStore(folder / "objects")
+        self.store = ObjectStore(folder / OBJECTS)
         self._current, self._removing = folder / "current", folder / "removing"
         self._versions = folder / "versions"
 

@@ -12,6 +12,12 @@ import typer
 Model = Annotated[
     str | None, typer.Argument(help="smollm2, or the path of a directory or a GGUF file.")
 ]
+Forest = Annotated[
+    Path | None, typer.Option(help="Folder of a forest: its clients are models too, as MODEL@c-17.")
+]
+UnknownClient = Annotated[
+    str | None, typer.Option(help="A client that the forest does not know: error, or root.")
+]
 Prefill = Annotated[int | None, typer.Option(help="Prefill peers.")]
 Decode = Annotated[int | None, typer.Option(help="Decode peers.")]
 Ep = Annotated[
@@ -58,6 +64,8 @@ def register(app: typer.Typer) -> None:
 
 def _serve(
     model: Model = None,
+    forest: Forest = None,
+    unknown_client: UnknownClient = None,
     prefill: Prefill = None,
     decode: Decode = None,
     ep: Ep = None,
@@ -88,6 +96,8 @@ def _serve(
     flags = {
         "model": model,
         "name": name,
+        "serve.forest": forest and str(forest),
+        "serve.unknown_client": unknown_client,
         "serve.pools.prefill": prefill,
         "serve.pools.decode": decode,
         "serve.experts.ranks": ep,

@@ -32,19 +32,19 @@ class CacheIdentity:
     """Type of the arithmetic and of the KV, "float32" or "bfloat16/int8", as the engine says it."""
     block_tokens: int
 
-    def root(self, path_digest: str = "", namespace: str = "") -> bytes:
+    def root(self, path: tuple[str, ...] = (), namespace: str = "") -> bytes:
         """The key before the first block of requests of one adapter path and one namespace."""
-        return root_key(self.model_digest, self.numerics, self.block_tokens, path_digest, namespace)
+        return root_key(self.model_digest, self.numerics, self.block_tokens, path, namespace)
 
     def keys(self, request: Request) -> tuple[bytes, ...]:
         """Keys of all full blocks of a request's prompt and the tokens it has been given."""
-        root = self.root(request.path_digest, request.namespace)
+        root = self.root(request.path, request.namespace)
         return chain(root, request.prompt + request.emitted, self.block_tokens)
 
 
 @lru_cache(maxsize=4096)
 def root_key(
-    model_digest: str, numerics: str, block_tokens: int, path_digest: str, namespace: str
+    model_digest: str, numerics: str, block_tokens: int, path: tuple[str, ...], namespace: str
 ) -> bytes:
     """SHA-256 of all fields, each with its length before it, so that no two inputs collide.
 
@@ -52,7 +52,8 @@ def root_key(
     """
     if block_tokens < 1:
         raise ValueError(f"block_tokens must be at least 1, but is {block_tokens}")
-    fields = (model_digest, numerics, path_digest, namespace)
+    tiers = "".join(f"{len(digest)}:{digest}" for digest in path)
+    fields = (model_digest, numerics, tiers, namespace)
     digest = sha256(struct.pack("<16sII", b"silva kv root", FORMAT_VERSION, block_tokens))
     for text in fields:
         content = text.encode("utf-8", "surrogatepass")

@@ -53,8 +53,8 @@ class Request:
     """Smaller is more urgent; equal priorities are served in order of arrival."""
     namespace: str = ""
     """Whose cached blocks it may share: those of the same namespace only."""
-    path_digest: str = ""
-    """Digest of the adapters' contents along the client's path; empty for the base model."""
+    path: tuple[str, ...] = ()
+    """Digests of the adapters along the client's path, root first; empty for the base model."""
     emitted: tuple[int, ...] = ()
     """Tokens already given out, when another peer takes the request over."""
     attempt: int = 0

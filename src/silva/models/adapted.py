@@ -49,7 +49,7 @@ def adaptation_to(
     branches: dict[str, list[tuple[LoraPair, float]]] = {}
     for tier in path.tiers:
         for name, pair in tier.pairs.items():
-            _check(name, pair, weight_of(name))
+            check_pair(name, pair, weight_of(name))
             branches.setdefault(name, []).append((pair, tier.scaling))
     if not merged:
         return Adaptation(branches=branches)
@@ -63,7 +63,8 @@ def adaptation_to(
     return Adaptation(merged=weights)
 
 
-def _check(name: str, pair: LoraPair, weight: Tensor) -> None:
+def check_pair(name: str, pair: LoraPair, weight: Tensor) -> None:
+    """ModelError unless B A has the shape of the weight [out, in] of module `name`."""
     found = (pair.B.shape[0], pair.A.shape[1])
     if found != tuple(weight.shape) or pair.B.shape[1] != pair.A.shape[0]:
         raise ModelError(

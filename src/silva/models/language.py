@@ -39,6 +39,10 @@ class LanguageConfig(Protocol):
         """Modules for multi-token prediction that came with the weights, each one layer more."""
         ...
 
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, of all fields that the logits depend on."""
+        ...
+
     @property
     def eos_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer; may be empty."""

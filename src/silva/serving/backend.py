@@ -73,8 +73,8 @@ class ModelCard:
     """The model that it refines: a client's cluster, a cluster's root, the root's base."""
     root: str | None = None
     """The base model's id; None for the base itself."""
-    path_digest: str = ""
-    """Digest of the adapters' contents along the path, as `Request.path_digest` wants it."""
+    path: tuple[str, ...] = ()
+    """Digests of the adapters along the path, as `Request.path` wants them."""
 
 
 @dataclass(frozen=True)

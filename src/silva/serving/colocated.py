@@ -28,6 +28,7 @@ from silva.serving.backend import (
     UnavailableError,
     UnservableError,
 )
+from silva.serving.catalogue import Catalogue
 from silva.serving.config import ServeConfig
 from silva.serving.engine.engine import Listener, StepError
 from silva.serving.engine.loop import EngineThread, StoppedError
@@ -42,8 +43,8 @@ class Colocated:
     """A Backend over one engine: `open` it on the loop that uses it."""
 
     def __init__(self, config: ServeConfig, model: Path, cards: Sequence[ModelCard]) -> None:
-        self._config, self._model, self._cards = config, model, tuple(cards)
-        self._by_name = {card.id: card for card in cards}
+        self._config, self._model = config, model
+        self._catalogue = Catalogue(cards, config.unknown_client)
         self._thread: EngineThread | None = None
         self._closing = False
         self._waiting = 0
@@ -108,10 +109,10 @@ class Colocated:
             self._ends[request] = "finished"
 
     def models(self) -> Sequence[ModelCard]:
-        return self._cards
+        return self._catalogue.cards
 
     def model(self, name: str) -> ModelCard | None:
-        return self._by_name.get(name)
+        return self._catalogue.find(name)
 
     def ready(self) -> bool:
         return self._thread is not None and self._thread.alive and not self._closing

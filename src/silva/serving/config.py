@@ -107,6 +107,15 @@ class ServeConfig:
     step: StepConfig = field(default_factory=StepConfig)
     roles: RolesConfig = field(default_factory=RolesConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    forest: str = setting("", help="folder of a forest whose clients are answered too; empty: none")
+    unknown_client: str = setting(
+        "error",
+        help="a client that the forest does not know: refused, or answered by the root",
+        choices=("error", "root"),
+    )
+    adapter_bytes: int = setting(
+        GIB // 2, help="bytes of adapters that one computing peer keeps in memory", low=0
+    )
     colocated: bool = setting(False, help="one process for prefill and decode, no peers")
     transfer: str = setting("shm", help="how blocks move", choices=("shm", "tcp"))
     dtype: str = setting("float32", help="arithmetic", choices=("float32", "bfloat16"))

@@ -25,6 +25,7 @@ from silva.serving.backend import (
     UnknownPeerError,
     UnservableError,
 )
+from silva.serving.catalogue import Catalogue
 from silva.serving.config import MOST_PEERS, ServeConfig
 from silva.serving.hub.hub import Hub
 from silva.serving.hub.peer import Peer
@@ -64,8 +65,8 @@ class Front:
         """`model`: a directory as `silva.models.library` resolves it. `fail` is called when a peer
         of the configuration cannot start at all: nobody is served then, and it is to be closed.
         """
-        self.config, self._model, self._cards = config, model, tuple(cards)
-        self._by_name = {card.id: card for card in cards}
+        self.config, self._model = config, model
+        self._catalogue = Catalogue(cards, config.unknown_client)
         self._fail, self._closing = fail, False
         self._first: set[str] = set()
         """Peers of the configuration that have not served yet."""
@@ -232,10 +233,10 @@ class Front:
             )
 
     def models(self) -> Sequence[ModelCard]:
-        return self._cards
+        return self._catalogue.cards
 
     def model(self, name: str) -> ModelCard | None:
-        return self._by_name.get(name)
+        return self._catalogue.find(name)
 
     def ready(self) -> bool:
         """Whether a peer of each computing role is there."""

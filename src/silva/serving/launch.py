@@ -26,6 +26,7 @@ from silva.serving.quotas import with_quotas
 from silva.serving.spread import check_directory, check_model, check_settings
 
 if TYPE_CHECKING:
+    from silva.adapters.forest import Forest
     from silva.models.language import LanguageConfig
     from silva.serving.colocated import Colocated
     from silva.serving.front import Front
@@ -76,6 +77,7 @@ def launch(
     check_settings(config.serve)
     check_directory(config.serve, config.model)
     check_start(config.serve)
+    forest = _forest(config.serve)
     keys = [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
     admin_keys = _parsed(http.admin_keys, "--admin-key")
     ring, admins = KeyRing(keys), KeyRing(admin_keys)
@@ -93,7 +95,8 @@ def launch(
             failures.append(error)
             over.set()
 
-        backend = make_backend(replace(config, serve=replace(config.serve, kv=kv)), folder, fail)
+        serving = replace(config.serve, kv=kv)
+        backend = make_backend(replace(config, serve=serving), folder, fail, forest)
         app = create_app(backend, text, http.limits, keys=ring, admin_keys=admins)
 
         async def run() -> None:
@@ -111,6 +114,14 @@ def launch(
             raise failures[0]
 
 
+def _forest(config: ServeConfig) -> Forest | None:
+    if not config.forest:
+        return None
+    from silva.serving.forest_cards import served_forest  # imports torch
+
+    return served_forest(Path(config.forest).expanduser())
+
+
 def _load_text(config: LaunchConfig, model: Path) -> LanguageText:
     """The text, which has a process of its own; the peers' imports go on beside it from here on."""
     if not config.serve.colocated:
@@ -121,24 +132,35 @@ def _load_text(config: LaunchConfig, model: Path) -> LanguageText:
 
 
 def make_backend(
-    config: LaunchConfig, model: Path, fail: Callable[[SilvaError], None]
+    config: LaunchConfig,
+    model: Path,
+    fail: Callable[[SilvaError], None],
+    forest: Forest | None = None,
 ) -> Front | Colocated:
-    """What computes, to be opened; imports torch. `fail`: see Front.
+    """What computes, to be opened; imports torch. `fail`: see Front. `forest`: whose names are cards.
 
-    Raises ModelError, and ConfigError or ServingError for a model whose experts cannot be spread as
-    the settings say.
+    Raises ModelError, ForestError for one that was grown on another model, and ConfigError or
+    ServingError for a model whose experts cannot be spread as the settings say.
     """
     from silva.models.checkpoint import open_checkpoint
+    from silva.models.digests import model_digest
     from silva.serving.colocated import Colocated
+    from silva.serving.forest_cards import forest_cards
     from silva.serving.front import Front
 
-    serving, shape = config.serve, open_checkpoint(model).config
+    serving, checkpoint = config.serve, open_checkpoint(model)
+    shape = checkpoint.config
     check_model(serving, shape)
     name, created = config.name or Path(config.model).stem, int(model.stat().st_mtime)
     card = ModelCard(name, created, context_tokens(serving, shape))
+    cards = [card]
+    if forest is not None:
+        digest = model_digest(shape.digest(), checkpoint.digest())
+        cards += forest_cards(card, forest, digest)
+        serving = replace(serving, forest=str(forest.folder.absolute()))
     if serving.colocated:
-        return Colocated(serving, model, [card])
-    return Front(serving, model, [card], fail)
+        return Colocated(serving, model, cards)
+    return Front(serving, model, cards, fail)
 
 
 def context_tokens(config: ServeConfig, model: LanguageConfig) -> int:

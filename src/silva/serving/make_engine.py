@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 
+from silva.adapters.ledger import OBJECTS
 from silva.control.slo import AIM
 from silva.control.state import Settings
 from silva.errors import ConfigError
@@ -20,6 +21,7 @@ from silva.serving.config import ServeConfig
 from silva.serving.engine.engine import Engine, Listener
 from silva.serving.engine.grammar import Grammars
 from silva.serving.engine.kv import KVMemory, KVShape
+from silva.serving.engine.tiers import Tiers
 from silva.serving.spread import numerics
 
 
@@ -57,7 +59,14 @@ def make_engine(
         threads=threads or torch.get_num_threads(),
         backend=cast(Backend, config.kernels),
         numerics=numerics(config),
+        tiers=_tiers(config, loaded),
     )
+
+
+def _tiers(config: ServeConfig, model: LanguageModel) -> Tiers | None:
+    if not config.forest:
+        return None
+    return Tiers(Path(config.forest) / OBJECTS, model, config.adapter_bytes)
 
 
 def _had(size_bytes: int, memory: Callable[[int], memoryview]) -> memoryview:

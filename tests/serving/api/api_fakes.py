@@ -117,7 +117,7 @@ class FakeBackend:
     closed: list[float] = field(default_factory=list)
     cards: tuple[ModelCard, ...] = (
         ModelCard(MODEL, 1_700_000_000, CONTEXT),
-        ModelCard(CLIENT, 1_700_000_001, CONTEXT, parent=MODEL, root=MODEL, path_digest="ab" * 32),
+        ModelCard(CLIENT, 1_700_000_001, CONTEXT, parent=MODEL, root=MODEL, path=("ab" * 32,)),
     )
 
     async def generate(self, request: Request) -> AsyncGenerator[Output, None]:

@@ -36,7 +36,7 @@ def test_a_chat(client: OpenAI, backend: FakeBackend) -> None:
     assert answer.usage.prompt_tokens == len(backend.requests[0].prompt)
     assert answer.usage.prompt_tokens_details is not None
     assert answer.usage.prompt_tokens_details.cached_tokens == 3
-    assert backend.requests[0].path_digest == "ab" * 32
+    assert backend.requests[0].path == ("ab" * 32,)
     assert answer.model == CLIENT
 
 

@@ -22,6 +22,7 @@ from silva.models.language import LanguageModel
 from silva.models.language_loader import load_language_model
 from silva.serving.engine.engine import Engine, Handed, Listener
 from silva.serving.engine.kv import KVMemory, KVShape
+from silva.serving.engine.tiers import Tiers
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, logprobs=2)
 TIE = 1e-4
@@ -82,6 +83,7 @@ class World(Listener):
         grammars: Any = None,
         backend: Any = "auto",
         threads: int = 1,
+        tiers: Tiers | None = None,
         **settings: Any,
     ) -> None:
         drafts = settings.get("drafts", 0)
@@ -97,6 +99,7 @@ class World(Listener):
             clock=self.clock,
             backend=backend,
             threads=threads,
+            tiers=tiers,
         )
         self.tokens: dict[str, list[int]] = {}
         self.logprobs: dict[str, list[TokenLogprob]] = {}
@@ -188,11 +191,14 @@ def copy_blocks(source: Engine, blocks: Sequence[int], target: Engine, into: Seq
 
 
 def hand_over(
-    prefill: World, decode: World, asked: Mapping[str, tuple[Sequence[int], SamplingParams]]
+    prefill: World,
+    decode: World,
+    asked: Mapping[str, tuple[Sequence[int], SamplingParams]],
+    **how: Any,
 ) -> None:
     """Prompts are computed on one engine, one after the other, and the rest is left to another."""
     for name, (prompt, sampling) in asked.items():
-        request = Request(name, tuple(prompt), sampling)
+        request = Request(name, tuple(prompt), sampling, **how)
         given = decode.engine.reserve(request)
         assert given is not None
         prefill.engine.add(request, hand_over=True)

@@ -67,7 +67,7 @@ class Job:
             arrival_s=self.caller.arrival_s,
             priority=self.body.priority or 0,
             namespace=self.caller.key.namespace,
-            path_digest=self.card.path_digest,
+            path=self.card.path,
         )
 
     def _answer(self, request: Request) -> Answer:

@@ -110,5 +110,5 @@ def _shown(card: ModelCard) -> dict[str, Any]:
         "root": card.root or card.id,
         "parent": card.parent,
         "max_model_len": card.context_tokens,
-        "path_digest": card.path_digest,
+        "path": list(card.path),
     }

@@ -48,6 +48,7 @@ from silva.serving.engine.kv import KVMemory
 from silva.serving.engine.lost import lose
 from silva.serving.engine.runner import Executed, Runner
 from silva.serving.engine.spent import Spent
+from silva.serving.engine.tiers import Tiers
 from silva.serving.engine.tracked import Tracked, output_of
 
 log = logging.getLogger("silva.engine")
@@ -123,11 +124,13 @@ class Engine:
         threads: int = 1,
         backend: Backend = "auto",
         numerics: str = "",
+        tiers: Tiers | None = None,
     ) -> None:
         """`settings` must be of this memory; `clock` is that of the requests' `arrival_s`.
 
         `numerics`: what, beside type and drafts, makes the values in blocks other ones.
-        Without `grammars`, requests that have one are refused. Raises ValueError.
+        Without `grammars`, requests that have one are refused, and without `tiers` those that have
+        adapters. Raises ValueError.
         """
         shape = memory.shape
         if (settings.blocks, settings.block_tokens) != (memory.blocks, shape.block_tokens):
@@ -147,6 +150,7 @@ class Engine:
             drafts=settings.drafts,
             threads=threads,
             backend=backend,
+            tiers=tiers,
         )
         self.spent = Spent()
         self._vocab_size = model.config.vocab_size
@@ -168,7 +172,7 @@ class Engine:
         """Queue a request; see `scheduler.add`. What it emitted elsewhere is not told again.
 
         `matcher`: its grammar, which has taken what it emitted; compiled here where it is missing.
-        Raises ServingError for a request that cannot be served, GrammarError for its grammar,
+        Raises ServingError for a request that cannot be served, TierError among them, GrammarError,
         ValueError for an id in use. Nothing is remembered then.
         """
         self._check(request)
@@ -186,6 +190,7 @@ class Engine:
         Raises as `add` does.
         """
         self._check(request)
+        self.runner.expect(request)
         return handover.reserve(self.state, request, self.identity.keys(request), self.step_time)
 
     def commit(
@@ -301,7 +306,7 @@ class Engine:
         if sampling.grammar and matcher is None and self.grammars is not None:
             matcher = self.grammars.matcher(sampling.grammar, request.emitted)
         self.runner.add(request, matcher, draft)
-        root = self.identity.root(request.path_digest, request.namespace)
+        root = self.identity.root(request.path, request.namespace)
         phases = Phases(arrival_s=request.arrival_s)
         self._tracked[request.id] = Tracked(request, root, hand_over, phases)
 

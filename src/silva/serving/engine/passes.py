@@ -66,6 +66,24 @@ class Pass:
             backend,
         )
 
+    def places(self, order: Sequence[int]) -> NDArray[np.int64]:
+        """[tokens] where the tokens are of these sequences, one after the other."""
+        counts = self.counts[order].astype(np.int64)
+        starts = (self.ends - self.counts)[order].astype(np.int64)
+        within = np.arange(len(self.tokens)) - np.repeat(counts.cumsum() - counts, counts)
+        return np.repeat(starts, counts) + within
+
+    def ordered(self, order: Sequence[int], places: NDArray[np.int64]) -> Pass:
+        """The same sequences in another order, with their tokens at `places`; it knows no drafts."""
+        return Pass(
+            self.slots[order],
+            self.counts[order],
+            self.tokens[places],
+            self.positions[places],
+            self.samples[order],
+            self.drafted[:0],
+        )
+
     def followed(
         self, following: NDArray[np.int64], right: NDArray[np.bool_]
     ) -> tuple[Pass, NDArray[np.bool_]]:

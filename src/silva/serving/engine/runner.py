@@ -29,11 +29,14 @@ from silva.control.request import (
 from silva.errors import ServingError
 from silva.kernels import Backend
 from silva.models.language import DraftingModel, LanguageModel
+from silva.models.mixed_llama import PackedTier, mixed
 from silva.serving.engine.batch import Batch
 from silva.serving.engine.grammar import GrammarError, Matcher
 from silva.serving.engine.kv import KVMemory
+from silva.serving.engine.mix import Mix
 from silva.serving.engine.passes import Pass, pass_of
 from silva.serving.engine.sampler import Sampler
+from silva.serving.engine.tiers import TierError, Tiers
 
 
 class NoTokenError(ServingError):
@@ -67,6 +70,8 @@ class Running:
     """Length at which it ends."""
     draft: int = -1
     """A guess of the token that comes next, until it decodes."""
+    tiers: tuple[PackedTier, ...] = ()
+    """Its adapters, root first."""
 
 
 @dataclass(slots=True)
@@ -100,11 +105,12 @@ class Runner:
         drafts: int = 0,
         threads: int = 1,
         backend: Backend = "auto",
+        tiers: Tiers | None = None,
     ) -> None:
         """`clock`: seconds, to time the steps. `threads`: of the attention; torch has its own.
 
-        `drafts`: how many tokens are guessed ahead, 0 or 1. Raises ValueError for a model or a
-        memory that has no module for them.
+        `drafts`: how many tokens are guessed ahead, 0 or 1. `tiers`: the adapters that requests may
+        have. Raises ValueError for a model or a memory that has no module for drafts.
         """
         self.model, self.memory = model, memory
         self._clock, self._threads, self._backend = clock, threads, backend
@@ -118,26 +124,44 @@ class Runner:
             self._drafter = model
         self.model_s = 0.0
         """Seconds in the model, of all steps."""
-        self._batch = Batch()
+        self._batch, self._mix, self._tiers = Batch(), Mix(), tiers
         self._sampler = Sampler(model.config.vocab_size)
         self._sequences: dict[str, Running] = {}
 
     def add(self, request: Request, matcher: Matcher | None = None, draft: int = -1) -> None:
         """Know a request before any plan names it; `matcher` has taken what is emitted already.
 
-        `draft`: what another runner guessed that comes next, -1 for nothing.
+        `draft`: what another runner guessed that comes next, -1 for nothing. Raises TierError where
+        an adapter of its path cannot be had; nothing is remembered then.
         """
         if request.id in self._sequences:
             raise ValueError(f"request {request.id} is here already")
+        tiers = self._hold(request)
         tokens = [*request.prompt, *request.emitted]
         stops = frozenset(request.sampling.stop_token_ids)
         limit = request.limit(self._context_tokens)
-        self._sequences[request.id] = Running(request, tokens, stops, matcher, limit, draft)
+        self._sequences[request.id] = Running(request, tokens, stops, matcher, limit, draft, tiers)
 
     def remove(self, request: str) -> None:
         """Forget a request; nothing happens if it is not known."""
-        self._sequences.pop(request, None)
+        sequence = self._sequences.pop(request, None)
         self._forget(request)
+        if sequence is not None and sequence.tiers and self._tiers is not None:
+            self._tiers.release(sequence.request.path)
+
+    def expect(self, request: Request) -> None:
+        """Have the adapters of a request here that comes soon. Raises TierError."""
+        if self._hold(request) and self._tiers is not None:
+            self._tiers.release(request.path)
+
+    def _hold(self, request: Request) -> tuple[PackedTier, ...]:
+        if not request.path:
+            return ()
+        if self._tiers is None:
+            raise TierError(
+                f"request {request.id} has adapters, and no forest is served", remedy="serve one"
+            )
+        return self._tiers.hold(request.path)
 
     def tokens(self, request: str) -> Sequence[int]:
         """A request's prompt and answer so far; not to be changed."""
@@ -195,20 +219,30 @@ class Runner:
         slot = self._batch.enter(request.id)
         given = sequence.tokens[len(request.prompt) :]
         self._sampler.put(slot, request.sampling, request.prompt, given)
+        self._mix.enter(slot, request.path, sequence.tiers)
 
     def _forget(self, request: str) -> None:
         slot = self._batch.forget(request)
         if slot is not None:
             self._sampler.drop(slot)
+            self._mix.leave(slot)
 
     def _hidden(self, step: Pass) -> torch.Tensor:
-        """Run the model over a pass; [tokens, hidden_size]."""
+        """Run the model over a pass, in the order of its paths where it has any; [tokens, hidden]."""
+        by_path = self._mix.sort(step)
+        model, step = (
+            (self.model, step)
+            if by_path is None
+            else (mixed(self.model, by_path.runs), by_path.step)
+        )
         attend = step.attention(self._batch.table, self.memory, self._threads, self._backend)
         start = self._clock()
         with torch.inference_mode():
-            hidden = self.model.hidden(
+            hidden = model.hidden(
                 torch.from_numpy(step.tokens), torch.from_numpy(step.positions), attend
             )
+            if by_path is not None:
+                hidden = by_path.back(hidden)
         self.model_s += self._clock() - start
         return hidden
 

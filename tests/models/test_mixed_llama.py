@@ -1,0 +1,135 @@
+"""Rows of many paths in one pass give what each gives alone through `AdaptedLlama`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from language_cases import save_hf
+
+from silva.adapters.tiers import NO_HEAD, AdapterPath, LoraPair, Tier, TierName
+from silva.errors import ModelError
+from silva.models.adapted_llama import AdaptedLlama, adaptation_of_llama, attention_weights
+from silva.models.attention import CausalAttention
+from silva.models.language_loader import load_language_model
+from silva.models.llama import Llama
+from silva.models.mixed_llama import PackedTier, Run, mixed, pack, runs_of
+
+FAMILIES = ("llama biases, odd head", "smollm2", "qwen2", "qwen3")
+LENGTH = 7
+
+
+def tier_on(model: Llama, name: TierName, projections: tuple[str, ...], rank: int) -> Tier:
+    draw = torch.Generator().manual_seed(rank + 31 * len(projections))
+    pairs = {
+        module: LoraPair(
+            B=0.3 * torch.randn(w.shape[0], rank, generator=draw),
+            A=0.3 * torch.randn(rank, w.shape[1], generator=draw),
+        )
+        for module, w in attention_weights(model, projections).items()
+    }
+    return Tier(name, pairs, NO_HEAD, 2.0)
+
+
+def loaded(folder: Path, family: str) -> Llama:
+    model = load_language_model(save_hf(folder, family))
+    assert isinstance(model, Llama)
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_many_paths_are_what_each_is_alone(family: str, tmp_path: Path) -> None:
+    model = loaded(tmp_path, family)
+    root = tier_on(model, "root", ("q_proj", "v_proj"), 3)
+    clusters = [tier_on(model, "cluster", ("q_proj", "v_proj"), n) for n in (2, 5)]
+    leaves = [
+        tier_on(model, "leaf", projections, n)
+        for n, projections in ((1, ("v_proj",)), (4, ("q_proj", "k_proj", "v_proj", "o_proj")))
+    ]
+    paths: list[tuple[Tier, ...]] = [
+        (),
+        (root,),
+        (root, clusters[0]),
+        (root, clusters[0], leaves[0]),
+        (root, clusters[0], leaves[1]),
+        (root, clusters[1], leaves[0]),
+    ]
+    draw = torch.Generator().manual_seed(5)
+    tokens = torch.randint(0, 97, (len(paths), LENGTH), generator=draw)
+    positions = torch.arange(LENGTH).repeat(len(paths))
+    kept: dict[int, PackedTier] = {}
+    packed = [[kept.setdefault(id(t), pack(t, model)) for t in path] for path in paths]
+    runs = runs_of(packed, np.full(len(paths), LENGTH, np.int32))
+    together = mixed(model, runs)
+    with torch.inference_mode():
+        hidden = together.hidden(
+            tokens.flatten(), positions, CausalAttention([LENGTH] * len(paths))
+        )
+        for n, path in enumerate(paths):
+            adaptation = adaptation_of_llama(AdapterPath(path), model, merged=False)
+            alone = AdaptedLlama(model, adaptation)
+            wanted = alone.hidden(tokens[n], positions[:LENGTH], CausalAttention([LENGTH]))
+            found = hidden[n * LENGTH : (n + 1) * LENGTH]
+            torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5)
+            if n:
+                base = model.hidden(tokens[n], positions[:LENGTH], CausalAttention([LENGTH]))
+                assert not torch.allclose(found, base, atol=1e-2)
+
+
+def test_without_runs_the_model_is_itself(tmp_path: Path) -> None:
+    model = loaded(tmp_path, "smollm2")
+    assert mixed(model, []) is model
+
+
+def test_a_tier_of_another_shape_is_refused(tmp_path: Path) -> None:
+    model = loaded(tmp_path / "one", "smollm2")
+    tier = tier_on(model, "root", ("q_proj",), 2)
+    deeper = dict(tier.pairs) | {"layers.9.self_attn.q_proj": next(iter(tier.pairs.values()))}
+    with pytest.raises(ModelError, match=r"no projection 'layers\.9\.self_attn\.q_proj'"):
+        pack(Tier("root", deeper, NO_HEAD, 2.0), model)
+    wide = {name: LoraPair(B=torch.zeros(3, 2), A=pair.A) for name, pair in tier.pairs.items()}
+    with pytest.raises(ModelError, match="does not fit a weight"):
+        pack(Tier("root", wide, NO_HEAD, 2.0), model)
+
+
+def test_bytes_of_a_packed_tier_are_those_of_its_pairs(tmp_path: Path) -> None:
+    model = loaded(tmp_path, "smollm2")
+    tier = tier_on(model, "root", ("q_proj", "o_proj"), 3)
+    pairs = tier.pairs.values()
+    assert pack(tier, model).size_bytes == sum(4 * (p.A.numel() + p.B.numel()) for p in pairs)
+
+
+TIERS = [PackedTier({}) for _ in range(6)]
+PATHS = st.lists(
+    st.tuples(st.lists(st.sampled_from(range(6)), max_size=3, unique=True), st.integers(1, 4)),
+    max_size=8,
+)
+
+
+@given(PATHS)
+@settings(max_examples=200)
+def test_runs_cover_every_row_by_its_path_and_nothing_else(
+    drawn: list[tuple[list[int], int]],
+) -> None:
+    drawn.sort(key=lambda each: each[0])
+    paths, counts = [[TIERS[n] for n in path] for path, _ in drawn], [n for _, n in drawn]
+    runs = runs_of(paths, np.array(counts, np.int32))
+    rows = [path for path, count in zip(paths, counts, strict=True) for _ in range(count)]
+    through: list[list[PackedTier]] = [[] for _ in rows]
+    for run in runs:
+        assert 0 <= run.start < run.stop <= len(rows)
+        for row in range(run.start, run.stop):
+            through[row].append(run.tier)
+    assert [list(map(id, t)) for t in through] == [list(map(id, p)) for p in rows]
+    beginnings = {tuple(path[:n]) for path, _ in drawn for n in range(1, len(path) + 1)}
+    assert len(runs) == len(beginnings)
+    assert not runs or isinstance(runs[0], Run)
