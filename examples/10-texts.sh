@@ -4,7 +4,12 @@
 set -euo pipefail
 trap 'echo "$0: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+server=
+finish() {
+  test -z "$server" || { kill "$server" 2>/dev/null && wait "$server" || true; }
+  rm -rf "$work"
+}
+trap finish EXIT
 cd "$work"
 exec 3>&1 >said.txt # what the commands print; `expect` looks for a text in it
 expect() { grep -qE -- "$1" said.txt || { cat said.txt >&2; echo "not printed: $1" >&2; exit 1; }; }
@@ -76,5 +81,42 @@ expect "perplexity with leaf"
 silva forest export forest --client guest --peft guest-adapter
 test -s guest-adapter/adapter_model.safetensors
 grep -q '"CAUSAL_LM"' guest-adapter/adapter_config.json
+
+# The same forest behind OpenAI's API: every client is a model, and one pool of peers answers all.
+silva serve tiny-llama --forest forest --port 8010 --unknown-client root &
+server=$!
+for _ in $(seq 300); do grep -q "serving at" said.txt && break; sleep 0.2; done
+expect "serving at http://127.0.0.1:8010/v1"
+python - <<'PY'
+import json
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+URL = "http://127.0.0.1:8010/v1"
+
+
+def answer(model: str) -> str:
+    body = {"model": model, "prompt": "rain soup ", "max_tokens": 24, "temperature": 0}
+    data, headers = json.dumps(body).encode(), {"content-type": "application/json"}
+    request = urllib.request.Request(f"{URL}/completions", data, headers)
+    with urllib.request.urlopen(request) as reply:
+        return json.load(reply)["choices"][0]["text"]
+
+
+models = json.load(urllib.request.urlopen(f"{URL}/models"))["data"]
+names = [each["id"] for each in models]
+print("models:", ", ".join(names))
+assert {"tiny-llama", "tiny-llama@root", "tiny-llama@ada", "tiny-llama@guest"} <= set(names)
+with ThreadPoolExecutor(len(names)) as pool:  # all clients at once, in one batch
+    answers = dict(zip(names, pool.map(answer, names), strict=True))
+for name, text in answers.items():
+    print(f"{name:24} {text!r}")
+assert answers == {name: answer(name) for name in names}  # and each alone says the same
+assert len(set(answers.values())) > 2
+assert answer("tiny-llama@nobody") == answers["tiny-llama@root"]
+PY
+silva stop --url http://127.0.0.1:8010
+wait "$server"
+server=
 
 cat said.txt >&3
