@@ -62,7 +62,8 @@ PY
 
 silva tune --backbone tiny-llama --data texts --partition by_folder --unseen 0.17 \
     --samples-per-client 24 --test-per-client 8 --rounds 4 --set data.window=16 \
-    --set federation.local.lr=1e-2 --set federation.unseen_epochs=1 --out forest
+    --set federation.local.lr=1e-2 --set federation.unseen_epochs=1 \
+    --set federation.clustering.rule=fixed --set federation.clustering.k=2 --out forest
 expect "Perplexity over clients"
 
 # What head policies say about heads does not apply: the model's own head serves everybody.
@@ -115,6 +116,13 @@ assert answers == {name: answer(name) for name in names}  # and each alone says 
 assert len(set(answers.values())) > 2
 assert answer("tiny-llama@nobody") == answers["tiny-llama@root"]
 PY
+# Somebody new joins while the server runs. The data stay with their owner: a probe of them is sent.
+silva forest probe forest --client visitor --data guest --split 0.2 --out visitor.probe
+silva forest join --url http://127.0.0.1:8010 --client visitor --probe visitor.probe
+expect "ask for tiny-llama@visitor"
+python -c 'import urllib.request as u; u.urlopen("http://127.0.0.1:8010/v1/models/tiny-llama@visitor")'
+silva forest reload --url http://127.0.0.1:8010 --to 2
+expect "version 2 is answered for: 2 clusters, 7 clients"
 silva stop --url http://127.0.0.1:8010
 wait "$server"
 server=

@@ -17,9 +17,17 @@ from safetensors import SafetensorError
 
 from silva import prediction
 from silva.adapters import forest as storage
+from silva.adapters.joining import Joined, join
+from silva.adapters.probe_file import decode_probed, encode_probed
 from silva.errors import RunError
 from silva.federation import tune as tuning
-from silva.federation.addition import Added, add_client, open_for, settings_for
+from silva.federation.addition import (
+    Added,
+    add_client,
+    open_for,
+    probe_client,
+    settings_for,
+)
 from silva.federation.material import Material, image_material
 from silva.federation.opening import text_of
 from silva.federation.run import Progress
@@ -85,6 +93,28 @@ class Forest(storage.Forest):
             leaf_epochs,
             on_progress,
         )
+
+    def make_probe(
+        self,
+        client: str,
+        data: str,
+        *,
+        split: str = "",
+        labels: str = "",
+        backbone: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """A file by which a client can join this forest where its data are not.
+
+        It holds the directions in which the data change the model, and how many examples there are.
+        """
+        material = self._material(data, split, labels, backbone)
+        probed = probe_client(self, client, material, settings_for(self, settings or {}))
+        return encode_probed(probed, self.manifest)
+
+    def join(self, client: str, probe: bytes) -> Joined:
+        """Route a client by the file that `make_probe` made, and commit it without a leaf."""
+        return join(self, client, decode_probed(probe, self.manifest, "the probe"))
 
     def _material(self, data: str, split: str, labels: str, backbone: str) -> Material:
         """A client's data with the model of the forest."""

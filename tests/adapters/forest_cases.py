@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from silva.adapters.change import Change, NewClient, NewCluster
 from silva.adapters.forest import Forest
 from silva.adapters.manifest import BaseModel
-from silva.adapters.tiers import Head, LoraPair, Tier, TierName
+from silva.adapters.tiers import NO_HEAD, Head, LoraPair, Tier, TierName
 
 BASE = BaseModel(id="tiny", digest="ab" * 32)
 ADAPTER = {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "v_proj"]}
@@ -54,6 +55,23 @@ def full_change() -> Change:
 
 def make_forest(folder: Path) -> Forest:
     return Forest.create(folder, BASE, ADAPTER, CLASSES, full_change())
+
+
+def make_headless(folder: Path) -> Forest:
+    """The same as of a language model."""
+
+    def bare(whole: object) -> Tier:
+        assert isinstance(whole, Tier)
+        return replace(whole, head=NO_HEAD)
+
+    change = full_change()
+    clusters = {n: replace(c, tier=bare(c.tier)) for n, c in change.clusters.items()}
+    clients = {
+        n: replace(c, leaf=bare(c.leaf) if c.leaf else None, accuracy={})
+        for n, c in change.clients.items()
+    }
+    change = replace(change, root=bare(change.root), clusters=clusters, clients=clients)
+    return Forest.create(folder, BASE, ADAPTER, None, change)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -68,6 +68,9 @@ class Peers:
     def model(self, name: str) -> ModelCard | None:
         return None
 
+    def offer(self, cards: Sequence[ModelCard]) -> None:
+        pass
+
     def ready(self) -> bool:
         return True
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,12 @@ from silva.errors import ForestError, SilvaError  # noqa: E402
 from silva.models.language_loader import load_language_model  # noqa: E402
 from silva.serving.backend import Backend  # noqa: E402
 from silva.serving.forest_cards import forest_cards, served_forest  # noqa: E402
-from silva.serving.launch import LaunchConfig, make_backend  # noqa: E402
+from silva.serving.launch import LaunchConfig, live_forest, make_backend  # noqa: E402
+from silva.serving.live_forest import LiveForest  # noqa: E402
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, logprobs=0)
 PROMPTS = [tokens_of(n, n, VOCABULARY) for n in (3, 20, 45)]
+NUMBERS = count()
 NAMES = ("tiny", "tiny@root", "tiny@cluster-1", "tiny@c-0", "tiny@c-1", "tiny@c-2", "tiny@far")
 
 
@@ -95,14 +98,19 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Grown:
     return Grown(model, forest.folder, said)
 
 
-def launched(grown: Grown, cache: Path, **changes: object) -> tuple[Backend, LaunchConfig]:
+def launched(grown: Grown, cache: Path, **changes: object) -> Backend:
+    return launched_live(grown, cache, **changes)[1]
+
+
+def launched_live(grown: Grown, cache: Path, **changes: object) -> tuple[LiveForest, Backend]:
     serve = settings(cache, forest=str(grown.forest), silence_s=60.0, **changes)
     config = LaunchConfig(model=str(grown.model), name="tiny", serve=serve)
 
     def fail(error: SilvaError) -> None:
         raise error
 
-    return make_backend(config, grown.model, fail, served_forest(grown.forest)), config
+    live = live_forest(config, grown.model, served_forest(grown.forest))
+    return live, make_backend(config, grown.model, fail, live)
 
 
 async def ask(backend: Backend, id_: str, name: str, prompt: tuple[int, ...]) -> list[Output]:
@@ -134,7 +142,7 @@ def test_peers_answer_all_clients_in_one_batch_also_from_the_cache_and_after_a_k
     grown: Grown, tmp_path: Path
 ) -> None:
     async def scene() -> None:
-        front, _ = launched(grown, tmp_path)
+        front = launched(grown, tmp_path)
         await front.open()  # type: ignore[attr-defined]
         try:
             await all_ready(front)  # type: ignore[arg-type]
@@ -152,9 +160,53 @@ def test_peers_answer_all_clients_in_one_batch_also_from_the_cache_and_after_a_k
     run(scene())
 
 
+def test_a_new_version_takes_over_under_load_and_goes_back(grown: Grown, tmp_path: Path) -> None:
+    """Every answer is of one version: the one that was answered for when it was asked."""
+    import shutil
+
+    import transformers
+
+    folder = tmp_path / "forest"
+    shutil.copytree(grown.forest, folder)
+    live, backend = launched_live(replace(grown, forest=folder), tmp_path)
+    leaf = random_tier(load_language_model(grown.model), "leaf", 77)
+    change = Change(clients={"c-0": NewClient(leaf, "cluster-1")})
+    stock = transformers.AutoModelForCausalLM.from_pretrained(grown.model).eval()
+    stock.generation_config.eos_token_id = None
+
+    async def said() -> list[str]:
+        answers = await asyncio.gather(
+            *(ask(backend, f"{next(NUMBERS)}", "tiny@c-0", prompt) for prompt in PROMPTS * 4)
+        )
+        return [str([t for each in outputs for t in each.tokens]) for outputs in answers]
+
+    async def scene() -> None:
+        await backend.open()  # type: ignore[attr-defined]
+        try:
+            await all_ready(backend)  # type: ignore[arg-type]
+            old = await said()
+            under_way = asyncio.create_task(said())
+            await asyncio.sleep(0.03)
+            grown_forest = Forest.load(folder).commit(change)
+            live.reload()
+            backend.offer(live.cards)
+            new = await said()
+            live.show(1)
+            backend.offer(live.cards)
+            assert await said() == old and await under_way == old != new
+            export_peft(grown_forest.path("c-0"), tmp_path / "p", base_id="x", class_names=())
+            theirs = peft.PeftModel.from_pretrained(stock, str(tmp_path / "p")).eval()
+            expected = [oracle(theirs, prompt, GREEDY.max_tokens) for prompt in PROMPTS]
+            assert [str(each.tokens) for each in expected] * 4 == new
+        finally:
+            await backend.close(0.0)
+
+    run(scene())
+
+
 def test_one_engine_answers_the_same(grown: Grown, tmp_path: Path) -> None:
     async def scene() -> None:
-        one, _ = launched(grown, tmp_path, colocated=True)
+        one = launched(grown, tmp_path, colocated=True)
         await one.open()  # type: ignore[attr-defined]
         try:
             await ask_all(one, grown, "colocated")
@@ -167,7 +219,7 @@ def test_one_engine_answers_the_same(grown: Grown, tmp_path: Path) -> None:
 def test_cards_are_base_root_clusters_and_clients_with_their_parents(
     grown: Grown, tmp_path: Path
 ) -> None:
-    backend, _ = launched(grown, tmp_path)
+    backend = launched(grown, tmp_path)
     cards = {card.id: (card.parent, card.root, len(card.path)) for card in backend.models()}
     assert list(cards.items()) == [
         ("tiny", (None, None, 0)),

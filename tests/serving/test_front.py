@@ -18,7 +18,8 @@ from silva.serving.backend import (
     UnknownPeerError,
 )
 from silva.serving.config import ServeConfig
-from silva.serving.front import Front, sockets_folder
+from silva.serving.front import Front
+from silva.serving.sockets import sockets_folder
 from silva.serving.wire.messages import Beat, Stop
 
 ALL = ("prefill-1", "prefill-2", "decode-1", "decode-2", "cache-1")

@@ -19,40 +19,47 @@ TIMEOUT_S = 10.0
 
 def call(url: str, key: str, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """The status that the server answers with. Raises ServingError, in the server's words."""
-    import httpx
-
     from silva.errors import ServingError
     from silva.serving.backend import STATUS_VERSION
 
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    where = f"{url.rstrip('/')}/admin/v1/{verb}"
-    try:
-        answer = httpx.request(
-            "GET" if body is None else "POST",
-            where,
-            json=body,
-            headers=headers,
-            timeout=TIMEOUT_S,
-        )
-        content = answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise ServingError(
-            f"no answer of a silva server ({str(error)[:120] or type(error).__name__})",
-            where=url,
-            remedy="start one with `silva serve`, or name it with --url",
-        ) from None
-    if answer.is_error:
-        message = content.get("error", {}).get("message", "") if isinstance(content, dict) else ""
-        what = message or f"the server answered {answer.status_code}"
-        raise ServingError(what, where=url, remedy="see `silva status`")
-    version = content.get("version") if isinstance(content, dict) else None
+    content = ask(url, key, verb, **({"method": "GET"} if body is None else {"json": body}))
+    version = content.get("version")
     if version != STATUS_VERSION:
         raise ServingError(
             f"the answer has status version {str(version)[:20]}, this command reads {STATUS_VERSION}",
             where=url,
             remedy="name a silva server with --url, or use the same silva as it does",
         )
-    return dict(content)
+    return content
+
+
+def ask(url: str, key: str, verb: str, method: str = "POST", **request: Any) -> dict[str, Any]:
+    """The JSON object that the server answers with; `request` as httpx takes it.
+
+    Raises ServingError, in the server's words.
+    """
+    import httpx
+
+    from silva.errors import ServingError
+
+    headers = dict(request.pop("headers", {}))
+    headers |= {"authorization": f"Bearer {key}"} if key else {}
+    where = f"{url.rstrip('/')}/admin/v1/{verb}"
+    try:
+        answer = httpx.request(method, where, headers=headers, timeout=TIMEOUT_S, **request)
+        parsed = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise ServingError(
+            f"no answer of a silva server ({str(error)[:120] or type(error).__name__})",
+            where=url,
+            remedy="start one with `silva serve`, or name it with --url",
+        ) from None
+    content: dict[str, Any] = parsed if isinstance(parsed, dict) else {}
+    if answer.is_error:
+        message = content.get("error", {}).get("message", "")
+        what = message or f"the server answered {answer.status_code}"
+        raise ServingError(what, where=url, remedy="see `silva status`")
+    return content
 
 
 def show(status: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from silva.cli.forest_add import add
+from silva.cli.forest_join import join, probe, reload
 from silva.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Look at, check, change and export adapter forests.")
     group.command("show")(show)
     group.command("add")(add)
+    group.command("probe")(probe)
+    group.command("join")(join)
+    group.command("reload")(reload)
     group.command("verify")(verify)
     group.command("remove")(remove)
     group.command("rollback")(rollback)

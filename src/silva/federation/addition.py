@@ -13,6 +13,7 @@ from torch import Tensor
 from silva.adapters.change import Change, NewClient
 from silva.adapters.forest import Forest
 from silva.adapters.names import check_client_name
+from silva.adapters.probe_file import Probed
 from silva.adapters.routing import nearest, similarities
 from silva.adapters.tiers import AdapterPath, LoraPair, Tier
 from silva.config import build, overlay, paths
@@ -123,6 +124,29 @@ def add_client(
     )
 
 
+def probe_client(
+    forest: Forest,
+    client: str,
+    material: Material,
+    config: FederationConfig,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Probed:
+    """What a client tells of itself to join `forest` elsewhere (`silva.adapters.joining`).
+
+    Raises ForestError for an illegal name, for a forest without clusters and for classes that it does
+    not know, DataError when there is nothing to train on or the probe ended in NaN.
+    """
+    config = material.task.settled(config)
+    check_client_name(client)
+    train, _ = _examples(forest, client, material)
+    newcomer = _Newcomer(forest, material.task, client, train, None, config, on_progress)
+    factors = _probe(newcomer)
+    if factors is None:
+        what = "the probe ended in NaN or infinite numbers"
+        raise DataError(what, where=material.dataset.title, remedy="look at the data's values")
+    return Probed(factors, len(train))
+
+
 def settings_for(forest: Forest, flags: Mapping[str, Any]) -> FederationConfig:
     """The settings of the run that grew `forest`, or defaults where it has none, under `flags`.
 
@@ -193,7 +217,23 @@ def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
     forest = newcomer.forest
     if not forest.clusters:
         return {}, {}
-    root = forest.path("root")
+    factors = _probe(newcomer)
+    steps = 1 + len(forest.clusters)
+    newcomer.on_progress(Progress("probe", 1, steps, "probe"))
+    scores, losses = [], []
+    if factors is not None:
+        scores = similarities(factors, [forest.signature(c) for c in forest.clusters])
+    for cluster in forest.clusters:
+        path = forest.path(cluster)
+        losses.append(newcomer.task.mean_loss(newcomer.train, newcomer.merged(path), path.head))
+        newcomer.on_progress(Progress("probe", 1 + len(losses), steps, cluster))
+    by_loss = dict(zip(forest.clusters, losses, strict=True))
+    return dict(zip(forest.clusters, scores, strict=True)) if scores else {}, by_loss
+
+
+def _probe(newcomer: _Newcomer) -> dict[str, Tensor] | None:
+    """B of the client's probe by module; None where it ended in NaN or infinities."""
+    forest, root = newcomer.forest, newcomer.forest.path("root")
     work = probe_work(
         newcomer.name,
         newcomer.merged(root),
@@ -204,18 +244,7 @@ def _scores(newcomer: _Newcomer) -> tuple[dict[str, float], dict[str, float]]:
         seed=derive(0, "probe", newcomer.name),
     )
     update = train_client(newcomer.task, newcomer.train, work, newcomer.config.local)
-    steps = 1 + len(forest.clusters)
-    newcomer.on_progress(Progress("probe", 1, steps, "probe"))
-    scores, losses = [], []
-    if update.finite():
-        factors = {n: p.B for n, p in update.pairs.items()}
-        scores = similarities(factors, [forest.signature(c) for c in forest.clusters])
-    for cluster in forest.clusters:
-        path = forest.path(cluster)
-        losses.append(newcomer.task.mean_loss(newcomer.train, newcomer.merged(path), path.head))
-        newcomer.on_progress(Progress("probe", 1 + len(losses), steps, cluster))
-    by_loss = dict(zip(forest.clusters, losses, strict=True))
-    return dict(zip(forest.clusters, scores, strict=True)) if scores else {}, by_loss
+    return {n: p.B for n, p in update.pairs.items()} if update.finite() else None
 
 
 def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> tuple[Tier, int]:

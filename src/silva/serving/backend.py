@@ -202,6 +202,10 @@ class Backend(Protocol):
         """The model asked for by this name, or None; cheap, since every request asks."""
         ...
 
+    def offer(self, cards: Sequence[ModelCard]) -> None:
+        """From now on these are the models that can be asked, the base first."""
+        ...
+
     def status(self) -> Status:
         """The latest that is known; must not wait for peers."""
         ...

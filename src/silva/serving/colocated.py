@@ -114,6 +114,10 @@ class Colocated:
     def model(self, name: str) -> ModelCard | None:
         return self._catalogue.find(name)
 
+    def offer(self, cards: Sequence[ModelCard]) -> None:
+        """See Backend."""
+        self._catalogue = Catalogue(cards, self._config.unknown_client)
+
     def ready(self) -> bool:
         return self._thread is not None and self._thread.alive and not self._closing
 

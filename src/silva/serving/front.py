@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from silva.control.request import Output, Request
-from silva.errors import ConfigError, ServingError, SilvaError
+from silva.errors import ConfigError, SilvaError
 from silva.serving.backend import (
     ChangeRefusedError,
     ModelCard,
@@ -35,6 +35,7 @@ from silva.serving.hub.watch import stuck
 from silva.serving.memory import available_bytes, check_memory
 from silva.serving.overview import overview
 from silva.serving.peers.start import PeerStart
+from silva.serving.sockets import sockets_folder
 from silva.serving.spread import Ranks, check_count, decode_peers
 from silva.serving.supervisor import Supervisor
 from silva.serving.wire.messages import AnyMessage, Hello, Message, Role, Stop
@@ -44,9 +45,6 @@ log = logging.getLogger("silva.front")
 
 HUB = "hub"
 TICK_S = 0.5
-
-LONGEST_FOLDER = 107 - len("/cache-9999-0123456789abcdef")
-"""Linux takes 107 bytes as the path of a socket."""
 
 LEAVE_S = 10.0
 """A peer that has finished and was told to leave is ended after this time: it may be stuck."""
@@ -238,6 +236,10 @@ class Front:
     def model(self, name: str) -> ModelCard | None:
         return self._catalogue.find(name)
 
+    def offer(self, cards: Sequence[ModelCard]) -> None:
+        """See Backend."""
+        self._catalogue = Catalogue(cards, self.config.unknown_client)
+
     def ready(self) -> bool:
         """Whether a peer of each computing role is there."""
         usable = {p.role for p in self.hub.peers.values() if p.usable}
@@ -369,25 +371,6 @@ def _role(name: str) -> Role:
     if name not in get_args(Role):
         raise UnknownPeerError(f"no role {name[:64]!r}", remedy="prefill, decode or cache")
     return cast(Role, name)
-
-
-def sockets_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for all sockets of one run; nothing else lies there, shared memory has no name.
-
-    Raises ServingError where there is no room, or where a socket's path would be too long.
-    """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="silva-")
-    except OSError as error:
-        what = f"no folder for sockets can be made: {error.strerror or error}"
-        remedy = "free space there, or set TMPDIR to another folder"
-        raise ServingError(what, where=tempfile.gettempdir(), remedy=remedy) from error
-    if len(os.fsencode(folder.name)) > LONGEST_FOLDER:
-        folder.cleanup()
-        what = f"a folder for sockets would have a path of over {LONGEST_FOLDER} bytes"
-        remedy = "set TMPDIR to a shorter one"
-        raise ServingError(what, where=tempfile.gettempdir(), remedy=remedy)
-    return folder
 
 
 def threads_each(config: ServeConfig) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from silva.models.language import LanguageConfig
     from silva.serving.colocated import Colocated
     from silva.serving.front import Front
+    from silva.serving.live_forest import LiveForest
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ def launch(
             failures.append(error)
             over.set()
 
+        live = None if forest is None else live_forest(config, folder, forest)
         serving = replace(config.serve, kv=kv)
-        backend = make_backend(replace(config, serve=serving), folder, fail, forest)
-        app = create_app(backend, text, http.limits, keys=ring, admin_keys=admins)
+        backend = make_backend(replace(config, serve=serving), folder, fail, live)
+        app = create_app(backend, text, http.limits, keys=ring, admin_keys=admins, forest=live)
 
         async def run() -> None:
             try:
@@ -135,32 +137,46 @@ def make_backend(
     config: LaunchConfig,
     model: Path,
     fail: Callable[[SilvaError], None],
-    forest: Forest | None = None,
+    live: LiveForest | None = None,
 ) -> Front | Colocated:
-    """What computes, to be opened; imports torch. `fail`: see Front. `forest`: whose names are cards.
+    """What computes, to be opened; imports torch. `fail`: see Front. `live`: whose names it answers.
 
-    Raises ModelError, ForestError for one that was grown on another model, and ConfigError or
-    ServingError for a model whose experts cannot be spread as the settings say.
+    Raises ModelError, and ConfigError or ServingError for a model whose experts cannot be spread as
+    the settings say.
     """
-    from silva.models.checkpoint import open_checkpoint
-    from silva.models.digests import model_digest
     from silva.serving.colocated import Colocated
-    from silva.serving.forest_cards import forest_cards
     from silva.serving.front import Front
 
-    serving, checkpoint = config.serve, open_checkpoint(model)
-    shape = checkpoint.config
-    check_model(serving, shape)
-    name, created = config.name or Path(config.model).stem, int(model.stat().st_mtime)
-    card = ModelCard(name, created, context_tokens(serving, shape))
-    cards = [card]
-    if forest is not None:
-        digest = model_digest(shape.digest(), checkpoint.digest())
-        cards += forest_cards(card, forest, digest)
-        serving = replace(serving, forest=str(forest.folder.absolute()))
+    serving, cards = config.serve, [base_card(config, model)]
+    if live is not None:
+        cards, serving = [*live.cards], replace(serving, forest=str(live.folder.absolute()))
     if serving.colocated:
         return Colocated(serving, model, cards)
     return Front(serving, model, cards, fail)
+
+
+def live_forest(config: LaunchConfig, model: Path, forest: Forest) -> LiveForest:
+    """The forest as it is answered for on the model of a directory.
+
+    Raises ModelError, and ForestError for one that was grown on another model.
+    """
+    from silva.models.checkpoint import open_checkpoint
+    from silva.models.digests import model_digest
+    from silva.serving.live_forest import LiveForest
+
+    checkpoint = open_checkpoint(model)
+    digest = model_digest(checkpoint.config.digest(), checkpoint.digest())
+    return LiveForest(forest, base_card(config, model), digest)
+
+
+def base_card(config: LaunchConfig, model: Path) -> ModelCard:
+    """What the model of a directory is called. Raises as `make_backend` does."""
+    from silva.models.checkpoint import open_checkpoint
+
+    shape = open_checkpoint(model).config
+    check_model(config.serve, shape)
+    name, created = config.name or Path(config.model).stem, int(model.stat().st_mtime)
+    return ModelCard(name, created, context_tokens(config.serve, shape))
 
 
 def context_tokens(config: ServeConfig, model: LanguageConfig) -> int:

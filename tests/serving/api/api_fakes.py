@@ -177,6 +177,9 @@ class FakeBackend:
     def model(self, name: str) -> ModelCard | None:
         return next((card for card in self.cards if card.id == name), None)
 
+    def offer(self, cards: Sequence[ModelCard]) -> None:
+        self.cards = tuple(cards)
+
     def status(self) -> Status:
         return Status(
             peers=(PeerStatus("prefill-1", "prefill", 11, "ready", queue=2, running=1),),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -23,6 +24,9 @@ from silva.serving.api.text import TextModel, TextThreads
 from silva.serving.api.text_routes import texts
 from silva.serving.backend import Backend
 
+if TYPE_CHECKING:
+    from silva.serving.live_forest import LiveForest
+
 
 def create_app(
     backend: Backend,
@@ -31,12 +35,14 @@ def create_app(
     *,
     keys: KeyRing | None = None,
     admin_keys: KeyRing | None = None,
+    forest: LiveForest | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """The API over `backend`, whose models all speak `text`.
 
     keys            who may ask; without any, everybody
     admin_keys      who may use `/admin/v1`; without any, callers on this machine
+    forest          whose clients are models too, if any
     clock           the one that the backend's phases are told on
 
     `app.state.server` is the Server; its gate is closed to admit nothing more. The caller opens and
@@ -54,6 +60,7 @@ def create_app(
         metrics=Metrics(backend, gate),
         grammars=Grammars(settings, threads),
         threads=threads,
+        forest=forest,
         clock=clock,
     )
 
@@ -69,6 +76,10 @@ def create_app(
     app.state.server = server
     for router in (answering, models, texts, admin, probes):
         app.include_router(router(server))
+    if forest is not None:
+        from silva.serving.api.forest_routes import forest as forest_routes  # imports torch
+
+        app.include_router(forest_routes(server))
     errors.install(app)
     openapi.install(app)
     app.add_middleware(Envelope, count=server.metrics.request)

@@ -27,22 +27,32 @@ async def read_body(
 ) -> Model:
     """The body as a `schema`.
 
-    Raises ApiError: 400 for what is not JSON or not of the schema, 408 for a body that does not
-    arrive, 413 for one that is too long; and what `holder` raises.
+    Raises ApiError 400 for what is not JSON or not of the schema, and what `read_bytes` raises.
+    """
+    content = await read_bytes(request, settings, holder)
+    try:
+        return schema.model_validate_json(content)
+    except ValidationError as error:
+        raise _refusal(error) from error
+
+
+async def read_bytes(
+    request: Request, settings: ApiSettings, holder: Holder | None = None
+) -> bytes:
+    """The body as it is.
+
+    Raises ApiError: 408 for a body that does not arrive, 413 for one that is too long; and what
+    `holder` raises.
     """
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             # one that is longer than all together may be would be told to come again for ever
             limit = min(settings.max_body_bytes, settings.max_held_bytes)
-            content = await _read(request, limit, holder)
+            return await _read(request, limit, holder)
     except TimeoutError as error:
         raise ApiError(408, "the body did not arrive in time", code="timeout") from error
     except ClientDisconnect as error:
         raise ClientGoneError from error
-    try:
-        return schema.model_validate_json(content)
-    except ValidationError as error:
-        raise _refusal(error) from error
 
 
 async def _read(request: Request, limit: int, holder: Holder | None) -> bytes:

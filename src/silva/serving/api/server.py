@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from silva.serving.api.errors import ApiError, bad_request, unknown_model
 from silva.serving.api.gate import Gate
@@ -13,6 +14,9 @@ from silva.serving.api.metrics import Metrics
 from silva.serving.api.settings import ApiSettings
 from silva.serving.api.text import TextModel, TextThreads
 from silva.serving.backend import Backend, ModelCard
+
+if TYPE_CHECKING:
+    from silva.serving.live_forest import LiveForest
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Server:
     metrics: Metrics
     grammars: Grammars
     threads: TextThreads
+    forest: LiveForest | None
+    """Whose clients are models too."""
     clock: Callable[[], float]
     """Seconds, monotonic: the clock of `Request.arrival_s` and of the backend's phases."""
 

@@ -1,0 +1,92 @@
+"""The forest that a server answers for: one version at a time, changed while requests go on.
+
+A request carries the digests of its adapters, so it ends with the version that it began with; a change
+is another list of names for the requests that come after it. Others may commit to the folder too:
+`reload` takes what is live there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from silva.adapters import maintenance
+from silva.adapters.forest import Forest
+from silva.adapters.joining import Joined, join
+from silva.adapters.probe_file import decode_probed
+from silva.serving.backend import ModelCard
+from silva.serving.forest_cards import forest_cards, served_forest
+
+
+class LiveForest:
+    """See the module. Methods block on the disk, and may be called by several threads."""
+
+    def __init__(self, forest: Forest, base: ModelCard, model_digest: str) -> None:
+        """Raises ForestError where the forest was grown on another model."""
+        self._base, self._model_digest = base, model_digest
+        self._lock = threading.Lock()
+        self._forest, self._cards = self._taken(forest)
+
+    @property
+    def folder(self) -> Path:
+        return self._forest.folder
+
+    @property
+    def cards(self) -> Sequence[ModelCard]:
+        """The base first, then root, clusters and clients of the version that is answered for."""
+        return self._cards
+
+    def told(self) -> dict[str, Any]:
+        """The version and what it holds, as plain JSON types."""
+        manifest = self._forest.manifest
+        return {
+            "version": manifest.version,
+            "parent": manifest.parent,
+            "clusters": len(manifest.clusters),
+            "clients": len(manifest.clients),
+        }
+
+    def reload(self) -> None:
+        """Answer for the version that is live on disk."""
+        self._change(lambda: served_forest(self.folder))
+
+    def show(self, version: int) -> None:
+        """Make an older version, or a newer one, live on disk, and answer for it."""
+
+        def rolled() -> Forest:
+            maintenance.rollback(self.folder, version)
+            return served_forest(self.folder)
+
+        self._change(rolled)
+
+    def join(self, client: str, probe: bytes) -> Joined:
+        """Add a client by its probe (`silva.adapters.joining`)."""
+
+        def joined() -> Forest:
+            found.append(
+                join(self._forest, client, decode_probed(probe, self._forest.manifest, ""))
+            )
+            return found[0].forest
+
+        found: list[Joined] = []
+        self._change(joined)
+        return found[0]
+
+    def remove(self, client: str) -> None:
+        """Erase a client and every version that names it (`silva.adapters.maintenance.remove`)."""
+
+        def removed() -> Forest:
+            maintenance.remove(self.folder, client)
+            return served_forest(self.folder)
+
+        self._change(removed)
+
+    def _change(self, change: Callable[[], Forest]) -> None:
+        with self._lock:
+            self._forest, self._cards = self._taken(change())
+
+    def _taken(self, forest: Forest) -> tuple[Forest, tuple[ModelCard, ...]]:
+        cards = forest_cards(self._base, forest, self._model_digest)
+        return forest, (self._base, *cards)
