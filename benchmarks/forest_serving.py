@@ -330,7 +330,7 @@ def main() -> int:
             else:
                 sizes = (20, 40) if options.quick else (100, 1000, 10_000)
                 found = {
-                    "load": vars(replace(lots)),
+                    "load": vars(lots),
                     "zipf": ZIPF,
                     "rows": many(stories, work, lots, sizes),
                 }
