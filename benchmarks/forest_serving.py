@@ -297,9 +297,11 @@ def swap_seconds(forest: Forest, model: Path) -> float:
     """What a leaf that is not in memory costs: read, checked and packed; the median of a hundred."""
     from silva.adapters.ledger import OBJECTS
     from silva.models.language_loader import load_language_model
+    from silva.models.mixed_llama import pack
     from silva.serving.engine.tiers import Tiers
 
-    tiers = Tiers(forest.folder / OBJECTS, load_language_model(model), 0)
+    loaded = load_language_model(model)
+    tiers = Tiers(forest.folder / OBJECTS, lambda tier: pack(tier, loaded), 0)
     spent = []
     for entry in list(forest.manifest.clients.values())[:100]:
         start = time.perf_counter()

@@ -32,7 +32,8 @@ def ours(forest: Path, client: str, folder: Path) -> tuple[str, Path]:
     from silva.adapters.forest import Forest
     from silva.data.open import open_dataset
     from silva.models.adapted import adaptation_of
-    from silva.models.registry import ASSETS, SHIPPED, load_backbone
+    from silva.models.kinds import SHIPPED
+    from silva.models.registry import ASSETS, load_backbone
 
     grown = Forest.load(forest)
     client = client or next(n for n in grown.clients if len(grown.path(n).tiers) > 2)

@@ -10,7 +10,7 @@ from forest_cases import ADAPTER, BASE, CLASSES, MODULES, draw, files_of, make_f
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silva.adapters.change import Change
+from silva.adapters.change import Change, NewClient
 from silva.adapters.forest import Forest
 from silva.adapters.joining import join
 from silva.adapters.probe_file import Probed, decode_probed, encode_probed
@@ -58,6 +58,20 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(forest: Forest, tmp_pa
     alone = Forest.create(tmp_path / "alone", BASE, ADAPTER, CLASSES, Change(root=tier("root", 1)))
     with pytest.raises(ForestError, match="no clusters"):
         join(alone, "new", good)
+
+
+def test_who_joined_meanwhile_is_not_overwritten(forest: Forest) -> None:
+    forest.commit(Change(clients={"new": NewClient(tier("leaf", 40), "cluster-1", images=500)}))
+    with pytest.raises(ForestError, match="someone else committed"):
+        join(forest, "new", like(forest, "cluster-0"))
+    kept = Forest.load(forest.folder).client("new")
+    assert (kept.cluster, kept.images) == ("cluster-1", 500) and kept.leaf is not None
+
+
+def test_a_probe_without_a_direction_is_refused(forest: Forest) -> None:
+    nothing = Probed({m: torch.zeros(7, 2) for m in MODULES}, 1)
+    with pytest.raises(ForestError, match="no direction"):
+        join(forest, "new", nothing)
 
 
 def test_a_probe_of_another_forest_is_refused(forest: Forest) -> None:

@@ -40,7 +40,7 @@ def test_the_demo_runs_from_nothing_and_says_what_comes_next(
 
 def test_the_demo_needs_no_download() -> None:
     from silva.api import TuneConfig
-    from silva.models.registry import SHIPPED
+    from silva.models.kinds import SHIPPED
 
     config = build(TuneConfig, demo.SETTINGS, "demo")
     assert config.backbone in SHIPPED

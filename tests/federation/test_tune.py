@@ -281,6 +281,29 @@ def test_what_no_forest_could_hold_is_refused_before_the_first_round(
     assert not out.exists() and not run_folder(out).exists()
 
 
+def test_a_run_is_not_thrown_away_for_another_forest_in_its_place(
+    config: TuneConfig, tmp_path: Path
+) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "leaf":
+            raise StopError
+
+    out = tmp_path / "forest"
+    with pytest.raises(StopError):
+        tune(config, out, stop)
+    tune(replace(config, seed=config.seed + 1), tmp_path / "other")
+    (tmp_path / "other").rename(out)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ForestError, match="something else lies"):
+        resume(out)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    out.rename(tmp_path / "elsewhere")
+    assert resume(out).version == 1
+
+
 def test_an_out_that_exists_is_refused_and_left_alone(config: TuneConfig, tmp_path: Path) -> None:
     out = tmp_path / "forest"
     out.mkdir()

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,7 +20,8 @@ from silva.models.adapted_llama import AdaptedLlama, adaptation_of_llama, attent
 from silva.models.attention import CausalAttention
 from silva.models.language_loader import load_language_model
 from silva.models.llama import Llama
-from silva.models.mixed_llama import PackedTier, Run, mixed, pack, runs_of
+from silva.models.mixed import PackedTier, runs_of
+from silva.models.mixed_llama import mixed, pack
 
 FAMILIES = ("llama biases, odd head", "smollm2", "qwen2", "qwen3")
 LENGTH = 7
@@ -106,30 +105,3 @@ def test_bytes_of_a_packed_tier_are_those_of_its_pairs(tmp_path: Path) -> None:
     tier = tier_on(model, "root", ("q_proj", "o_proj"), 3)
     pairs = tier.pairs.values()
     assert pack(tier, model).size_bytes == sum(4 * (p.A.numel() + p.B.numel()) for p in pairs)
-
-
-TIERS = [PackedTier({}) for _ in range(6)]
-PATHS = st.lists(
-    st.tuples(st.lists(st.sampled_from(range(6)), max_size=3, unique=True), st.integers(1, 4)),
-    max_size=8,
-)
-
-
-@given(PATHS)
-@settings(max_examples=200)
-def test_runs_cover_every_row_by_its_path_and_nothing_else(
-    drawn: list[tuple[list[int], int]],
-) -> None:
-    drawn.sort(key=lambda each: each[0])
-    paths, counts = [[TIERS[n] for n in path] for path, _ in drawn], [n for _, n in drawn]
-    runs = runs_of(paths, np.array(counts, np.int32))
-    rows = [path for path, count in zip(paths, counts, strict=True) for _ in range(count)]
-    through: list[list[PackedTier]] = [[] for _ in rows]
-    for run in runs:
-        assert 0 <= run.start < run.stop <= len(rows)
-        for row in range(run.start, run.stop):
-            through[row].append(run.tier)
-    assert [list(map(id, t)) for t in through] == [list(map(id, p)) for p in rows]
-    beginnings = {tuple(path[:n]) for path, _ in drawn for n in range(1, len(path) + 1)}
-    assert len(runs) == len(beginnings)
-    assert not runs or isinstance(runs[0], Run)

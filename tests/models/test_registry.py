@@ -11,8 +11,9 @@ from silva.adapters.tiers import Head
 from silva.errors import ModelError
 from silva.models import registry
 from silva.models.backbone import Backbone
+from silva.models.kinds import SHIPPED
 from silva.models.loader import save_vit
-from silva.models.registry import SHIPPED, load_backbone
+from silva.models.registry import load_backbone
 from silva.models.vit import ViT, ViTConfig
 
 

@@ -243,7 +243,7 @@ def test_a_forest_on_other_weights_and_one_of_images_are_refused(
     from forest_cases import make_forest
 
     make_forest(tmp_path / "images")
-    with pytest.raises(ForestError, match="a forest of images"):
+    with pytest.raises(ForestError, match="a forest of images, and the model"):
         served_forest(tmp_path / "images")
     with pytest.raises(ForestError, match="not a forest"):
         served_forest(tmp_path / "absent")

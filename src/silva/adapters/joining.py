@@ -35,9 +35,12 @@ def join(forest: Forest, client: str, probed: Probed) -> Joined:
         raise ForestError("has no clusters to route to", where=forest.folder)
     _check_shapes(forest, probed)
     scores = similarities(probed.factors, [forest.signature(name) for name in forest.clusters])
+    if max(scores) <= 0.0:
+        raise ForestError("the probe has no direction", remedy="probe the client with more data")
     cluster = forest.clusters[nearest(scores)]
     new = NewClient(cluster=cluster, seen=False, images=probed.images)
-    grown = forest.commit(Change(clients={client: new}))
+    # Somebody else may have added a client of this name since the forest was loaded.
+    grown = forest.commit(Change(clients={client: new}), parent=forest.version)
     return Joined(grown, client, cluster, dict(zip(forest.clusters, scores, strict=True)))
 
 

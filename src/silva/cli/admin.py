@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,8 +34,17 @@ def call(url: str, key: str, verb: str, body: dict[str, Any] | None = None) -> d
     return content
 
 
-def ask(url: str, key: str, verb: str, method: str = "POST", **request: Any) -> dict[str, Any]:
-    """The JSON object that the server answers with; `request` as httpx takes it.
+def ask(
+    url: str,
+    key: str,
+    verb: str,
+    method: str = "POST",
+    *,
+    timeout_s: float = TIMEOUT_S,
+    needs: Sequence[str] = (),
+    **request: Any,
+) -> dict[str, Any]:
+    """The JSON object that the server answers with, which has `needs`; `request` as httpx takes it.
 
     Raises ServingError, in the server's words.
     """
@@ -46,8 +56,14 @@ def ask(url: str, key: str, verb: str, method: str = "POST", **request: Any) -> 
     headers |= {"authorization": f"Bearer {key}"} if key else {}
     where = f"{url.rstrip('/')}/admin/v1/{verb}"
     try:
-        answer = httpx.request(method, where, headers=headers, timeout=TIMEOUT_S, **request)
+        answer = httpx.request(method, where, headers=headers, timeout=timeout_s, **request)
         parsed = answer.json()
+    except httpx.ReadTimeout:
+        raise ServingError(
+            f"no answer within {timeout_s:.0f} s; it may still do what it was asked",
+            where=url,
+            remedy="look at it before you ask again",
+        ) from None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise ServingError(
             f"no answer of a silva server ({str(error)[:120] or type(error).__name__})",
@@ -56,9 +72,15 @@ def ask(url: str, key: str, verb: str, method: str = "POST", **request: Any) -> 
         ) from None
     content: dict[str, Any] = parsed if isinstance(parsed, dict) else {}
     if answer.is_error:
-        message = content.get("error", {}).get("message", "")
+        refusal = content.get("error")
+        message = str(refusal.get("message", "")) if isinstance(refusal, dict) else ""
         what = message or f"the server answered {answer.status_code}"
         raise ServingError(what, where=url, remedy="see `silva status`")
+    missing = [name for name in needs if name not in content]
+    if missing:
+        raise ServingError(
+            f"the answer has no {missing[0]!r}", where=url, remedy="name a silva server with --url"
+        )
     return content
 
 

@@ -10,6 +10,8 @@ import typer
 from silva.cli.admin import HERE, AdminKey, Url
 from silva.cli.assignment import assignment
 
+PATIENCE_S = 300.0
+"""A server reads every object of a version before it makes it live."""
 Client = Annotated[str, typer.Option(help="The new client's name.")]
 
 
@@ -29,10 +31,12 @@ def probe(
     from silva.adapters.files import write_atomic
     from silva.api import Forest
     from silva.cli.progress import stages
+    from silva.cli.writable import check_writable
     from silva.errors import ConfigError
 
     if out.exists():
         raise ConfigError("already exists", where=out, remedy="choose another --out")
+    check_writable(out)
     forest, flags = Forest.load(folder), dict(assignment(text) for text in setting or [])
     with stages("probing", keep=False):
         content = forest.make_probe(
@@ -64,8 +68,16 @@ def join(
 
         headers = {"content-type": "application/octet-stream"}
         params = {"client": client}
+        needs = ("cluster", "similarities", "version", "model")
         told = ask(
-            url, admin_key, "forest/clients", content=content, headers=headers, params=params
+            url,
+            admin_key,
+            "forest/clients",
+            timeout_s=PATIENCE_S,
+            needs=needs,
+            content=content,
+            headers=headers,
+            params=params,
         )
         _tell(client, told)
         typer.echo(f"ask for {told['model']}")
@@ -85,7 +97,8 @@ def reload(
     """Let a server answer for the version of its forest that is live on disk."""
     from silva.cli.admin import ask
 
-    told = ask(url, admin_key, "forest", json={} if to is None else {"version": to})
+    needs, body = ("version", "clusters", "clients"), {} if to is None else {"version": to}
+    told = ask(url, admin_key, "forest", timeout_s=PATIENCE_S, needs=needs, json=body)
     typer.echo(
         f"version {told['version']} is answered for: {told['clusters']} clusters, "
         f"{told['clients']} clients"

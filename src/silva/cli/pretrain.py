@@ -71,6 +71,8 @@ def _check_out(out: Path) -> None:
     from silva.errors import RunError
     from silva.pretraining.checkpoint import FILE
 
+    if out.name in ("", ".."):
+        raise RunError("is no place for a model", where=out, remedy="name a folder with --out")
     if (out.with_name(out.name + ".run") / FILE).is_file() and not out.is_file():
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 Model = Annotated[
-    str | None, typer.Argument(help="smollm2, or the path of a directory or a GGUF file.")
+    str | None,
+    typer.Argument(help="smollm2, silva-vit-tiny, or the path of a directory or a GGUF file."),
 ]
 Forest = Annotated[
     Path | None, typer.Option(help="Folder of a forest: its clients are models too, as MODEL@c-17.")
@@ -90,7 +91,10 @@ def _serve(
     sets: Sets = None,
     verbose: Verbose = False,
 ) -> None:
-    """Serve a model: OpenAI's API, prefill, decode and cache in processes of their own."""
+    """Serve a model: OpenAI's API, prefill, decode and cache in processes of their own.
+
+    A Vision Transformer is served by one process, at /v1/classify.
+    """
     from silva.amounts import parse_bytes, parse_seconds
 
     flags = {
@@ -126,6 +130,7 @@ def _launch(flags: dict[str, Any], config: Path | None, sets: list[str], verbose
 
     from silva.cli.assignment import assignment
     from silva.config import build, overlay, read_toml
+    from silva.models.kinds import is_image_model
     from silva.serving.api.ids import RequestIdFilter
     from silva.serving.launch import LaunchConfig, launch
 
@@ -137,6 +142,11 @@ def _launch(flags: dict[str, Any], config: Path | None, sets: list[str], verbose
     handler.addFilter(RequestIdFilter())
     shape = "%(asctime)s %(levelname).1s front [%(request_id)s %(trace_id)s] %(message)s"
     logging.basicConfig(level=level, format=shape, handlers=[handler])
+    if is_image_model(settings.model):
+        from silva.serving.images.launch import launch_images
+
+        launch_images(settings, _announce)
+        return
     launch(settings, _model(settings.model, settings.serve.dtype), _announce)
 
 

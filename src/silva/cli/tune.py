@@ -40,7 +40,9 @@ def _tune(
         list[str] | None,
         typer.Option("--set", help="Any setting, e.g. --set federation.local.lr=1e-3."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the forest will stand.")] = Path("forest"),
+    out: Annotated[
+        Path | None, typer.Option(help="Where the forest will stand.", show_default="forest")
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the unfinished run of this forest.")
     ] = None,
@@ -67,9 +69,9 @@ def _tune(
     given = {name: value for name, value in flags.items() if value is not None}
     given |= dict(assignment(text) for text in setting or [])
     if resume is not None:
-        _resume(resume, config, given)
+        _resume(resume, config, given | ({"out": str(out)} if out is not None else {}))
     else:
-        _start(config, given, out)
+        _start(config, given, out or Path("forest"))
 
 
 def _start(config: Path | None, given: dict[str, Any], out: Path) -> None:

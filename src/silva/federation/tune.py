@@ -39,7 +39,8 @@ from silva.federation.report import write_report
 from silva.federation.run import Progress
 from silva.federation.state import RunFolder, RunState
 from silva.models.fetch import KNOWN
-from silva.models.registry import SHIPPED, is_language_model, load_backbone
+from silva.models.kinds import SHIPPED
+from silva.models.registry import is_language_model, load_backbone
 from silva.models.threads import one_thread_each
 
 SHARES = {"root": 0.3, "cluster": 0.4, "leaf": 0.3}
@@ -119,6 +120,7 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
     )
     folder = RunFolder(path, [c.name for c in partition.clients])
     state = folder.load() if begun else _first_state(folder, partition, dataset)
+    _refuse_another(out, state)
     return _finish(config, out, material, partition, folder, state, on_progress)
 
 
@@ -142,6 +144,25 @@ def refuse_existing(out: Path) -> None:
     """ForestError when something lies at `out` already."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ForestError("already exists", where=out, remedy="choose another --out")
+
+
+def _refuse_another(out: Path, state: RunState) -> None:
+    """ForestError where a forest stands at `out` that is not the one this run was writing."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    mine = False
+    if state.stage == "done" and state.root is not None and (out / "current").exists():
+        (there,) = Forest.load(out).path("root").tiers
+        mine = there.pairs.keys() == state.root.pairs.keys() and all(
+            torch.equal(there.pairs[n].B, p.B) and torch.equal(there.pairs[n].A, p.A)
+            for n, p in state.root.pairs.items()
+        )
+    if not mine:
+        raise ForestError(
+            "something else lies where the run's forest is to stand",
+            where=out,
+            remedy="move it away; the run stays beside it, to be resumed",
+        )
 
 
 def with_rounds(config: FederationConfig) -> FederationConfig:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from silva.adapters.tiers import LoraPair
+from silva.models.mixed import Run, add_runs
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Adaptation:
     `branches` adds ``scaling * x A^T B^T`` for each pair beside it (trainable tiers, or every tier:
     the plain path). A module may have both, one or none.
 
+    `runs` are tiers that rows of a batch go through, for passes over many clients without autograd
+    (`silva.models.mixed`).
+
     `matmul` is the type in which frozen weights are multiplied: float32, or bfloat16 with sums and
     results in float32, which is faster where the processor has such arithmetic.
     """
@@ -28,9 +32,10 @@ class Adaptation:
     merged: Mapping[str, Tensor] = field(default_factory=dict)
     branches: Mapping[str, Sequence[tuple[LoraPair, float]]] = field(default_factory=dict)
     matmul: torch.dtype = torch.float32
+    runs: Sequence[Run] = ()
 
     def to(self, device: torch.device) -> Adaptation:
-        """The same with every tensor on `device`."""
+        """The same with every tensor on `device`; runs are of one process's CPU."""
         return Adaptation(
             merged={n: w.to(device) for n, w in self.merged.items()},
             branches={
@@ -60,7 +65,7 @@ def adapted(
         y = F.linear(x, weight, bias)
     for pair, scaling in adaptation.branches.get(name, ()):
         y = y + F.linear(F.linear(x, pair.A), pair.B) * scaling
-    return y
+    return add_runs(y, x, name, adaptation.runs) if adaptation.runs else y
 
 
 class _Bfloat16Linear(torch.autograd.Function):

@@ -11,10 +11,8 @@ from silva.models.backbone import Backbone
 from silva.models.config_fields import CONFIG
 from silva.models.fetch import KNOWN
 from silva.models.fields import read_json
+from silva.models.kinds import SHIPPED
 from silva.models.loader import load_vit
-
-SHIPPED = ("silva-vit-tiny",)
-"""Names of the backbones in `silva/assets`; no other name is ever looked up there."""
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 

@@ -171,28 +171,8 @@ class Status:
     version: int = STATUS_VERSION
 
 
-class Backend(Protocol):
-    """What the API needs. All of it is called on the event loop of the front."""
-
-    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
-        """The outputs of one request in order; the last one, and only it, has `finish` set.
-
-        A token that ends the answer (of `sampling.stop_token_ids`) is among the tokens.
-        `cached_tokens` and `phases` are what is known by then, so the last output's are complete.
-        Closing the generator, or cancelling the task that waits on it, cancels the request and
-        frees its blocks. A reader may fall behind: outputs are merged or kept, never waited for.
-
-        Raises BusyError, UnservableError and UnavailableError before the first output;
-        UnavailableError also later, when a request whose peers died is given up.
-        """
-        ...
-
-    def complete(self, request: str) -> None:
-        """The answer is complete as far as it came: its text has reached a stop string.
-
-        Said before its generator is closed, so that this is no cancellation. Unknown ids are none.
-        """
-        ...
+class Serving(Protocol):
+    """What the API needs of whatever computes. All of it is called on the event loop of the front."""
 
     def models(self) -> Sequence[ModelCard]:
         """All models that can be asked, the base first."""
@@ -238,5 +218,29 @@ class Backend(Protocol):
     async def close(self, grace_s: float) -> None:
         """Admit nothing more, let what runs finish for up to `grace_s` seconds, cancel the rest,
         and end all peers. A call that was cancelled may be followed by one with less grace.
+        """
+        ...
+
+
+class Backend(Serving, Protocol):
+    """What the API needs to continue texts."""
+
+    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """The outputs of one request in order; the last one, and only it, has `finish` set.
+
+        A token that ends the answer (of `sampling.stop_token_ids`) is among the tokens.
+        `cached_tokens` and `phases` are what is known by then, so the last output's are complete.
+        Closing the generator, or cancelling the task that waits on it, cancels the request and
+        frees its blocks. A reader may fall behind: outputs are merged or kept, never waited for.
+
+        Raises BusyError, UnservableError and UnavailableError before the first output;
+        UnavailableError also later, when a request whose peers died is given up.
+        """
+        ...
+
+    def complete(self, request: str) -> None:
+        """The answer is complete as far as it came: its text has reached a stop string.
+
+        Said before its generator is closed, so that this is no cancellation. Unknown ids are none.
         """
         ...

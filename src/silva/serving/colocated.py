@@ -32,6 +32,7 @@ from silva.serving.catalogue import Catalogue
 from silva.serving.config import ServeConfig
 from silva.serving.engine.engine import Listener, StepError
 from silva.serving.engine.loop import EngineThread, StoppedError
+from silva.serving.engine.tiers import TierError
 from silva.serving.make_engine import make_engine
 from silva.serving.overview import spent
 
@@ -163,6 +164,6 @@ class Colocated:
 
 
 def _for_the_client(error: ServingError) -> Exception:
-    if isinstance(error, StoppedError | StepError):
+    if isinstance(error, StoppedError | StepError | TierError):
         return UnavailableError(error.what)
     return UnservableError(error.what, remedy=error.remedy)

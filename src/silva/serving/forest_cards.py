@@ -11,14 +11,18 @@ from silva.errors import ForestError
 from silva.serving.backend import ModelCard
 
 
-def served_forest(folder: Path) -> Forest:
-    """The live version of a forest of a language model. Raises ForestError for another one."""
+def served_forest(folder: Path, *, images: bool = False) -> Forest:
+    """The live version of a forest of a language model, or of `images`.
+
+    Raises ForestError for one of the other kind.
+    """
     forest = Forest.load(folder)
-    if forest.manifest.classes is not None:
+    if (forest.manifest.classes is not None) != images:
+        kind, other = ("images", "language") if images else ("language", "images")
         raise ForestError(
-            "is a forest of images, which the server does not serve yet",
+            f"is a forest of {other}, and the model that is served is one of {kind}",
             where=folder,
-            remedy="`silva predict` answers for its clients",
+            remedy=f"serve {forest.base.id[:80]}",
         )
     return forest
 

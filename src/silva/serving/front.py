@@ -307,7 +307,7 @@ class Front:
             for counts, room in ((new, available_bytes()), (new + present, self._room_bytes)):
                 cache = counts["cache"]
                 computing = counts.total() - cache
-                check_memory(self.config.kv, computing=computing, cache=cache, room_bytes=room)
+                check_memory(self.config, computing=computing, cache=cache, room_bytes=room)
         except ConfigError as error:
             remedy = "ask for fewer peers, or serve with a smaller --kv or --cache-ram"
             raise ChangeRefusedError(error.what, remedy=remedy) from error

@@ -79,9 +79,8 @@ def launch(
     check_directory(config.serve, config.model)
     check_start(config.serve)
     forest = _forest(config.serve)
-    keys = [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
-    admin_keys = _parsed(http.admin_keys, "--admin-key")
-    ring, admins = KeyRing(keys), KeyRing(admin_keys)
+    keys = api_keys(http)
+    ring, admins = KeyRing(keys), admin_ring(http)
     kept = with_quotas(config.serve.kv, keys)
     with (
         listen(http.host, http.port) as sock,
@@ -114,6 +113,16 @@ def launch(
         asyncio.run(run())
         if failures:
             raise failures[0]
+
+
+def api_keys(http: HttpConfig) -> list[ApiKey]:
+    """The keys of the file and of the flags. Raises ConfigError."""
+    return [*(read_keys(http.keys) if http.keys else ()), *_parsed(http.api_keys, "--api-key")]
+
+
+def admin_ring(http: HttpConfig) -> KeyRing:
+    """Who may administer. Raises ConfigError."""
+    return KeyRing(_parsed(http.admin_keys, "--admin-key"))
 
 
 def _forest(config: ServeConfig) -> Forest | None:

@@ -2,7 +2,7 @@
 
 A request carries the digests of its adapters, so it ends with the version that it began with; a change
 is another list of names for the requests that come after it. Others may commit to the folder too:
-`reload` takes what is live there.
+`reload` takes what is live there. Only erasing takes adapters away that an older request may need.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class LiveForest:
     def __init__(self, forest: Forest, base: ModelCard, model_digest: str) -> None:
         """Raises ForestError where the forest was grown on another model."""
         self._base, self._model_digest = base, model_digest
+        self._images = forest.manifest.classes is not None
         self._lock = threading.Lock()
         self._forest, self._cards = self._taken(forest)
 
@@ -50,14 +51,14 @@ class LiveForest:
 
     def reload(self) -> None:
         """Answer for the version that is live on disk."""
-        self._change(lambda: served_forest(self.folder))
+        self._change(self._live)
 
     def show(self, version: int) -> None:
         """Make an older version, or a newer one, live on disk, and answer for it."""
 
         def rolled() -> Forest:
             maintenance.rollback(self.folder, version)
-            return served_forest(self.folder)
+            return self._live()
 
         self._change(rolled)
 
@@ -65,9 +66,8 @@ class LiveForest:
         """Add a client by its probe (`silva.adapters.joining`)."""
 
         def joined() -> Forest:
-            found.append(
-                join(self._forest, client, decode_probed(probe, self._forest.manifest, ""))
-            )
+            live = self._live()
+            found.append(join(live, client, decode_probed(probe, live.manifest, "the probe")))
             return found[0].forest
 
         found: list[Joined] = []
@@ -79,9 +79,12 @@ class LiveForest:
 
         def removed() -> Forest:
             maintenance.remove(self.folder, client)
-            return served_forest(self.folder)
+            return self._live()
 
         self._change(removed)
+
+    def _live(self) -> Forest:
+        return served_forest(self.folder, images=self._images)
 
     def _change(self, change: Callable[[], Forest]) -> None:
         with self._lock:

@@ -16,6 +16,7 @@ from silva.errors import ConfigError
 from silva.kernels import Backend
 from silva.models.language import LanguageConfig, LanguageModel
 from silva.models.language_loader import load_language_model
+from silva.models.mixed_llama import pack
 from silva.models.tokenizer import TOKENIZER
 from silva.serving.config import ServeConfig
 from silva.serving.engine.engine import Engine, Listener
@@ -66,7 +67,7 @@ def make_engine(
 def _tiers(config: ServeConfig, model: LanguageModel) -> Tiers | None:
     if not config.forest:
         return None
-    return Tiers(Path(config.forest) / OBJECTS, model, config.adapter_bytes)
+    return Tiers(Path(config.forest) / OBJECTS, lambda t: pack(t, model), config.adapter_bytes)
 
 
 def _had(size_bytes: int, memory: Callable[[int], memoryview]) -> memoryview:

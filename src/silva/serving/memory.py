@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from silva.errors import ConfigError
-from silva.serving.config import GIB, KvConfig, ServeConfig
+from silva.serving.config import GIB, ServeConfig
 from silva.serving.spread import decode_peers
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -68,14 +68,16 @@ def _cached(place: Path, prefix: str) -> int:
     return 0
 
 
-def check_memory(kv: KvConfig, *, computing: int, cache: int, room_bytes: int) -> None:
+def check_memory(config: ServeConfig, *, computing: int, cache: int, room_bytes: int) -> None:
     """ConfigError when so many peers may take more than `room_bytes`; it names the larger share."""
-    blocks, tier = computing * kv.peer_bytes, cache * kv.cache_ram_bytes
+    kv, adapters = config.kv, config.adapter_bytes if config.forest else 0
+    blocks, tier = computing * (kv.peer_bytes + adapters), cache * kv.cache_ram_bytes
     if blocks + tier <= room_bytes:
         return
     where, flag = ("peer_bytes", "--kv") if blocks >= tier else ("cache_ram_bytes", "--cache-ram")
+    held = "blocks and adapters" if adapters else "blocks"
     what = (
-        f"the blocks of {computing} computing peers and the RAM tiers of {cache} cache peers may "
+        f"the {held} of {computing} computing peers and the RAM tiers of {cache} cache peers may "
         f"take {_gib(blocks + tier)}, {_gib(room_bytes)} can be had"
     )
     raise ConfigError(what, where=f"serve.kv.{where}", remedy=f"ask for less with {flag}")
@@ -86,7 +88,7 @@ def check_start(config: ServeConfig) -> None:
     pools = config.pools
     computing = pools.prefill + decode_peers(config)
     computing, cache = (1, 0) if config.colocated else (computing, pools.cache)
-    check_memory(config.kv, computing=computing, cache=cache, room_bytes=available_bytes())
+    check_memory(config, computing=computing, cache=cache, room_bytes=available_bytes())
 
 
 def _gib(size_bytes: int) -> str:

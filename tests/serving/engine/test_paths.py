@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine_world import (
     GREEDY,
     Expected,
     World,
+    copy_blocks,
     hand_over,
     oracle,
     tiny,
@@ -21,7 +23,9 @@ from engine_world import (
 from path_cases import CLIENTS, Grove
 
 from silva.control.request import Request
+from silva.errors import ServingError
 from silva.models.language import LanguageModel
+from silva.models.mixed_llama import pack
 from silva.serving.engine.tiers import TierError, Tiers
 
 Said = Callable[[str, tuple[int, ...]], Expected]
@@ -54,7 +58,9 @@ def said(pair: tuple[Any, LanguageModel], grove: Grove) -> Said:
 def world(
     pair: tuple[Any, LanguageModel], grove: Grove, capacity: int = 1 << 20, **settings: Any
 ) -> World:
-    return World(pair[1], tiers=Tiers(grove.folder, pair[1], capacity), **settings)
+    return World(
+        pair[1], tiers=Tiers(grove.folder, partial(pack, model=pair[1]), capacity), **settings
+    )
 
 
 def everybody() -> list[tuple[str, str, tuple[int, ...]]]:
@@ -139,15 +145,60 @@ def test_an_adapter_that_cannot_be_read_ends_its_own_request_alone(
             with pytest.raises(TierError, match="cannot be read"):
                 ask(request)
     strange = Request("strange", PROMPTS[2], GREEDY, path=("../../etc/passwd",))
-    with pytest.raises(TierError, match="not an object's digest"):
+    with pytest.raises(TierError, match="cannot be read"):
         here.engine.add(strange)
     here.run()
     here.assert_says("sound", said("c-0", PROMPTS[2]))
 
 
+def test_who_waits_for_blocks_holds_its_adapters_though_they_are_erased(
+    pair: Any, said: Said, tmp_path: Path
+) -> None:
+    grove = Grove(tmp_path / "objects", pair[1])
+    prefill, decode = world(pair, grove, capacity=1), world(pair, grove, capacity=1)
+    tiers, path = decode.engine.runner._tiers, grove.path("c-3")
+    assert tiers is not None
+    for name in ("given up", "cancelled"):
+        request = Request(name, PROMPTS[2], GREEDY, path=path)
+        assert decode.engine.reserve(request) is not None and len(tiers) == 3
+        gone = decode.engine.abandon if name == "given up" else decode.engine.cancel
+        assert gone(name) and len(tiers) == 0
+        decode.engine.abandon(name)  # of who is cancelled the blocks may still be read into
+    request = Request("waits", PROMPTS[2], GREEDY, path=path)
+    given = decode.engine.reserve(request)
+    prefill.engine.add(request, hand_over=True)
+    for file in grove.folder.iterdir():
+        file.unlink()
+    while not prefill.hand:
+        prefill.step()
+    handed = prefill.hand.pop()
+    assert given is not None
+    copy_blocks(prefill.engine, handed.blocks, decode.engine, given.blocks)
+    assert decode.engine.commit(request, handed.sampled.tokens[0])
+    assert prefill.engine.release("waits")
+    decode.tokens["waits"] = [*handed.sampled.tokens]
+    decode.logprobs["waits"] = [*handed.sampled.logprobs]
+    decode.run()
+    decode.assert_says("waits", said("c-3", PROMPTS[2]))
+    assert len(tiers) == 0
+
+
+def test_a_full_peer_reads_no_adapters_for_who_cannot_come(pair: Any, grove: Grove) -> None:
+    here = world(pair, grove, capacity=1, max_running=1)
+    first = Request("first", PROMPTS[2], GREEDY, path=grove.path("c-0"))
+    assert here.engine.reserve(first) is not None
+    tiers = here.engine.runner._tiers
+    assert tiers is not None
+    read = tiers.read
+    for _ in range(5):
+        second = Request("second", PROMPTS[2], GREEDY, path=grove.path("c-1"))
+        assert here.engine.reserve(second) is None
+    assert tiers.read == read and here.engine.abandon("first")
+
+
 def test_without_a_forest_adapters_are_refused(pair: Any, grove: Grove) -> None:
     here = World(pair[1])
-    with pytest.raises(TierError, match="no forest is served"):
+    with pytest.raises(ServingError, match="no forest is served"):
         here.ask("c", PROMPTS[1], path=grove.path("c-0"))
     here.run()
 

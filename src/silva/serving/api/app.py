@@ -18,7 +18,7 @@ from silva.serving.api.grammar import Grammars
 from silva.serving.api.keys import KeyRing
 from silva.serving.api.metrics import Metrics
 from silva.serving.api.routes import answering, models
-from silva.serving.api.server import Server
+from silva.serving.api.server import TextServer
 from silva.serving.api.settings import ApiSettings
 from silva.serving.api.text import TextModel, TextThreads
 from silva.serving.api.text_routes import texts
@@ -45,12 +45,12 @@ def create_app(
     forest          whose clients are models too, if any
     clock           the one that the backend's phases are told on
 
-    `app.state.server` is the Server; its gate is closed to admit nothing more. The caller opens and
+    `app.state.server` is the TextServer; its gate is closed to admit nothing more. The caller opens and
     closes the backend: see `silva.serving.api.serve`.
     """
     settings = settings or ApiSettings()
     gate, threads = Gate(settings, clock), TextThreads()
-    server = Server(
+    server = TextServer(
         backend=backend,
         text=text,
         settings=settings,
@@ -79,7 +79,7 @@ def create_app(
     if forest is not None:
         from silva.serving.api.forest_routes import forest as forest_routes  # imports torch
 
-        app.include_router(forest_routes(server))
+        app.include_router(forest_routes(server, forest))
     errors.install(app)
     openapi.install(app)
     app.add_middleware(Envelope, count=server.metrics.request)

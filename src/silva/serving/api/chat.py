@@ -15,13 +15,13 @@ from silva.serving.api.prompts import chat_tokens
 from silva.serving.api.reasoning import ReasoningParser, Split, reasoning_parsers
 from silva.serving.api.sampling import sampling_params
 from silva.serving.api.schemas.chat import ChatBody
-from silva.serving.api.server import Server
+from silva.serving.api.server import TextServer
 from silva.serving.api.stream import DONE, event
 from silva.serving.api.tool_plan import chat_grammar, tool_plan
 from silva.serving.api.tools import AssembledCalls, Content, ToolEvent, ToolParser
 
 
-async def chat(server: Server, caller: Caller, body: ChatBody) -> Chat:
+async def chat(server: TextServer, caller: Caller, body: ChatBody) -> Chat:
     """Everything checked and tokenised. Raises ApiError and BusyError."""
     card = server.card(body.model, caller.key)
     if body.choices > server.settings.max_choices:

@@ -13,14 +13,14 @@ from silva.serving.api.logprobs import completion_logprobs
 from silva.serving.api.response_format import format_grammar
 from silva.serving.api.sampling import sampling_params
 from silva.serving.api.schemas.completions import CompletionBody
-from silva.serving.api.server import Server
+from silva.serving.api.server import TextServer
 from silva.serving.api.stream import DONE, event
 
 DEFAULT_TOKENS = 16
 """OpenAI's."""
 
 
-async def completion(server: Server, caller: Caller, body: CompletionBody) -> Completion:
+async def completion(server: TextServer, caller: Caller, body: CompletionBody) -> Completion:
     """Everything checked and tokenised. Raises ApiError and BusyError."""
     card = server.card(body.model, caller.key)
     limits = server.settings
@@ -46,7 +46,9 @@ async def completion(server: Server, caller: Caller, body: CompletionBody) -> Co
     return Completion(Job(server, caller, card, body, prompts), body)
 
 
-async def _tokens(server: Server, prompt: str | list[int], *, add_special: bool) -> tuple[int, ...]:
+async def _tokens(
+    server: TextServer, prompt: str | list[int], *, add_special: bool
+) -> tuple[int, ...]:
     if isinstance(prompt, str):
         return await server.encode(prompt, add_special=add_special)
     server.check_tokens(prompt, "prompt")

@@ -21,10 +21,9 @@ from silva.serving.live_forest import LiveForest
 
 Result = TypeVar("Result")
 PROBE = "application/octet-stream"
-MAX_NAME = 64
 
 
-def forest(server: Server) -> APIRouter:
+def forest(server: Server, live: LiveForest) -> APIRouter:
     """Every verb answers with the version that is answered for after it."""
     router = APIRouter(prefix="/admin/v1/forest", tags=["forest"])
 
@@ -32,28 +31,26 @@ def forest(server: Server) -> APIRouter:
     async def shown(request: Request) -> Response:
         """The version that is answered for."""
         check_admin(request, server.admin_keys)
-        return json_response(_live(server).told())
+        return json_response(live.told())
 
     @router.post("", **takes(VersionBody))
     async def changed(request: Request) -> Response:
         """Answer for another version from the next request on; those under way keep theirs."""
         check_verb(request, server)
-        live = _live(server)
         body = await read_body(request, VersionBody, server.settings)
         number = body.version
-        await _do(server, live.reload if number is None else lambda: live.show(number))
+        await _do(server, live, live.reload if number is None else lambda: live.show(number))
         return json_response(live.told())
 
     @router.post("/clients")
     async def joined(request: Request, client: str = "") -> Response:
         """A new client, by the probe that `silva forest probe` made where its data are."""
         check_admin(request, server.admin_keys)
-        live = _live(server)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != PROBE:
             raise ApiError(415, f"send the probe as {PROBE}", code="not_a_probe")
         probe = await read_bytes(request, server.settings)
-        found = await _do(server, lambda: live.join(_name(client), probe))
+        found = await _do(server, live, lambda: live.join(client, probe))
         name = f"{live.cards[0].id}@{found.client}"
         about = {"model": name, "cluster": found.cluster, "similarities": found.similarities}
         return json_response({**live.told(), **about})
@@ -62,28 +59,14 @@ def forest(server: Server) -> APIRouter:
     async def removed(request: Request, client: str) -> Response:
         """Erase a client: its adapters, and every version that names it."""
         check_admin(request, server.admin_keys)
-        live = _live(server)
-        await _do(server, lambda: live.remove(_name(client)))
+        await _do(server, live, lambda: live.remove(client))
         return json_response(live.told())
 
     return router
 
 
-def _live(server: Server) -> LiveForest:
-    if server.forest is None:
-        raise ApiError(404, "this server serves no forest", code="no_forest")
-    return server.forest
-
-
-def _name(client: str) -> str:
-    if len(client) > MAX_NAME:
-        raise ForestError(f"a client's name of {len(client)} characters is not allowed")
-    return client
-
-
-async def _do(server: Server, change: Callable[[], Result]) -> Result:
+async def _do(server: Server, live: LiveForest, change: Callable[[], Result]) -> Result:
     """Change the forest beside the event loop; names that come and go are offered at once."""
-    live = _live(server)
     try:
         result = await asyncio.to_thread(change)
     except UnknownClientError as error:

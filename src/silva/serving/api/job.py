@@ -17,7 +17,7 @@ from silva.serving.api.keys import ApiKey
 from silva.serving.api.merge import merged
 from silva.serving.api.sampling import seed_of
 from silva.serving.api.schemas.base import Asking
-from silva.serving.api.server import Server
+from silva.serving.api.server import TextServer
 from silva.serving.api.timings import TokenClock, timings
 from silva.serving.backend import BusyError, ModelCard, UnavailableError
 
@@ -38,7 +38,7 @@ class Job:
 
     def __init__(
         self,
-        server: Server,
+        server: TextServer,
         caller: Caller,
         card: ModelCard,
         body: Asking,

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from silva.serving.api.answer import Answer
 from silva.serving.api.gate import Gate
 from silva.serving.api.timings import TokenClock, durations_s
-from silva.serving.backend import Backend, Status
+from silva.serving.backend import Serving, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,7 +34,7 @@ _PHASES = {
 class Metrics:
     """All series of one front, in a registry of its own."""
 
-    def __init__(self, backend: Backend, gate: Gate) -> None:
+    def __init__(self, backend: Serving, gate: Gate) -> None:
         self.registry = registry = CollectorRegistry()
 
         def histogram(name: str, text: str) -> Histogram:
@@ -81,7 +81,7 @@ class Metrics:
 class _OfBackend(Collector):
     """Read when scraped, so that nothing has to be kept up to date."""
 
-    def __init__(self, backend: Backend, gate: Gate) -> None:
+    def __init__(self, backend: Serving, gate: Gate) -> None:
         self._backend, self._gate = backend, gate
 
     def describe(self) -> list[Metric]:

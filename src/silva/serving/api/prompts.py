@@ -8,13 +8,13 @@ from typing import Any
 from silva.serving.api.errors import bad_request
 from silva.serving.api.messages import spelt_out, template_messages, template_tools
 from silva.serving.api.schemas.chat import Message, Tool
-from silva.serving.api.server import Server
+from silva.serving.api.server import TextServer
 
 _OWN = frozenset({"messages", "tools", "add_generation_prompt"})
 
 
 async def chat_tokens(
-    server: Server,
+    server: TextServer,
     messages: Sequence[Message],
     tools: Sequence[Tool] | None,
     variables: Mapping[str, Any] | None,

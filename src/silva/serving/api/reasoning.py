@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from silva.serving.api.marks import overlap
-from silva.serving.api.server import Server
+from silva.serving.api.server import TextServer
 
 OPEN, CLOSE = "<think>", "</think>"
 
@@ -89,7 +89,7 @@ class ReasoningParser:
 
 
 def reasoning_parsers(
-    server: Server, prompt: Sequence[int], grammar: str, count: int
+    server: TextServer, prompt: Sequence[int], grammar: str, count: int
 ) -> list[ReasoningParser | None]:
     """One for each answer to a prompt; None where reasoning is not looked for.
 

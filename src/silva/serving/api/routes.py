@@ -21,7 +21,7 @@ from silva.serving.api.openapi import takes
 from silva.serving.api.schemas.base import Asking
 from silva.serving.api.schemas.chat import ChatBody
 from silva.serving.api.schemas.completions import CompletionBody
-from silva.serving.api.server import Server
+from silva.serving.api.server import Server, TextServer
 from silva.serving.api.stream import json_response, open_stream
 from silva.serving.api.timings import HEADER
 from silva.serving.backend import ModelCard
@@ -37,7 +37,7 @@ class Reply(Protocol):
     def events(self) -> AsyncGenerator[bytes, None]: ...
 
 
-def answering(server: Server) -> APIRouter:
+def answering(server: TextServer) -> APIRouter:
     """`/v1/completions` and `/v1/chat/completions`."""
     router = APIRouter(tags=["answers"])
 
@@ -55,10 +55,10 @@ def answering(server: Server) -> APIRouter:
 
 
 async def _answer(
-    server: Server,
+    server: TextServer,
     request: Request,
     schema: type[Body],
-    prepare: Callable[[Server, Caller, Body], Awaitable[Reply]],
+    prepare: Callable[[TextServer, Caller, Body], Awaitable[Reply]],
 ) -> Response:
     """Let in, read, prepare and answer; whatever happens, the place in the gate is given back."""
     arrival_s = server.clock()

@@ -22,7 +22,7 @@ from fastapi import FastAPI
 
 from silva.errors import SilvaError
 from silva.serving.api.server import Server
-from silva.serving.backend import Backend
+from silva.serving.backend import Serving
 
 log = logging.getLogger("silva.api")
 
@@ -77,7 +77,7 @@ def url_of(sock: socket.socket) -> str:
 
 async def serve(
     app: FastAPI,
-    backend: Backend,
+    backend: Serving,
     sock: socket.socket,
     *,
     grace_s: float,
@@ -107,7 +107,7 @@ async def serve(
         await running
 
 
-async def _finish(server: Server, backend: Backend, grace_s: float, hurry: asyncio.Event) -> bool:
+async def _finish(server: Server, backend: Serving, grace_s: float, hurry: asyncio.Event) -> bool:
     """Let what runs end, answers first and then the backend; False if a hurry came before."""
     server.gate.close()
     end_s = time.monotonic() + grace_s
@@ -169,7 +169,7 @@ class _Uvicorn(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _announcing(
-    backend: Backend, url: str, announce: Callable[[str], None]
+    backend: Serving, url: str, announce: Callable[[str], None]
 ) -> AsyncIterator[None]:
     async def once_ready() -> None:
         while not backend.ready():

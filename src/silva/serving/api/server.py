@@ -13,7 +13,7 @@ from silva.serving.api.keys import ApiKey, KeyRing
 from silva.serving.api.metrics import Metrics
 from silva.serving.api.settings import ApiSettings
 from silva.serving.api.text import TextModel, TextThreads
-from silva.serving.backend import Backend, ModelCard
+from silva.serving.backend import Backend, ModelCard, Serving
 
 if TYPE_CHECKING:
     from silva.serving.live_forest import LiveForest
@@ -21,17 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Server:
-    """The parts of one front; made once, by `create_app`."""
+    """The parts of one front, whatever its models answer; made once."""
 
-    backend: Backend
-    text: TextModel
+    backend: Serving
     settings: ApiSettings
     keys: KeyRing
     admin_keys: KeyRing
     gate: Gate
     metrics: Metrics
-    grammars: Grammars
-    threads: TextThreads
     forest: LiveForest | None
     """Whose clients are models too."""
     clock: Callable[[], float]
@@ -43,6 +40,16 @@ class Server:
         if card is None:
             raise unknown_model(name)
         return card
+
+
+@dataclass(frozen=True)
+class TextServer(Server):
+    """A front whose models continue texts; made by `create_app`."""
+
+    backend: Backend
+    text: TextModel
+    grammars: Grammars
+    threads: TextThreads
 
     async def encode(self, text: str, *, add_special: bool) -> tuple[int, ...]:
         """Token ids of a text, long ones beside the event loop."""

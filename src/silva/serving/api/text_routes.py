@@ -14,12 +14,12 @@ from silva.serving.api.logprobs import token_name
 from silva.serving.api.openapi import takes
 from silva.serving.api.prompts import chat_tokens
 from silva.serving.api.schemas.text import DetokenizeBody, TokenizeBody
-from silva.serving.api.server import Server
+from silva.serving.api.server import TextServer
 from silva.serving.api.stream import json_response
 from silva.serving.backend import ModelCard
 
 
-def texts(server: Server) -> APIRouter:
+def texts(server: TextServer) -> APIRouter:
     """Texts as token ids and back, as the models see them."""
     router = APIRouter(tags=["texts"])
 
@@ -57,14 +57,14 @@ def texts(server: Server) -> APIRouter:
     return router
 
 
-def _card(server: Server, key: ApiKey, name: str | None) -> ModelCard:
+def _card(server: TextServer, key: ApiKey, name: str | None) -> ModelCard:
     """The model that is named, else the one that the key opens, else the base."""
     if name is None and not key.model:
         return server.backend.models()[0]
     return server.card(name or key.model, key)
 
 
-async def _tokens(server: Server, body: TokenizeBody) -> tuple[int, ...]:
+async def _tokens(server: TextServer, body: TokenizeBody) -> tuple[int, ...]:
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("give either prompt or messages", param="prompt")
     if body.messages is not None:

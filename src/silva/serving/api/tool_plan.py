@@ -8,7 +8,7 @@ from typing import cast
 from silva.serving.api.errors import bad_request
 from silva.serving.api.response_format import PARAM, format_grammar, format_schema
 from silva.serving.api.schemas.chat import ChatBody, Function, NamedTool, Tool
-from silva.serving.api.server import Server
+from silva.serving.api.server import TextServer
 from silva.serving.api.tool_grammar import tool_lark
 from silva.serving.api.tools import ToolFormat, ToolParser, format_of
 
@@ -29,7 +29,7 @@ class ToolPlan:
         return ToolParser(self.kind, only_one=self.only_one) if self.shown else None
 
 
-def tool_plan(server: Server, body: ChatBody) -> ToolPlan:
+def tool_plan(server: TextServer, body: ChatBody) -> ToolPlan:
     """Raises ApiError 400 for a choice that does not go with the tools."""
     tools, choice = tuple(body.tools or ()), body.tool_choice
     if not tools:
@@ -53,7 +53,7 @@ def tool_plan(server: Server, body: ChatBody) -> ToolPlan:
     return ToolPlan(tools, forced, only_one, cast(ToolFormat, kind))
 
 
-async def chat_grammar(server: Server, body: ChatBody, plan: ToolPlan) -> str:
+async def chat_grammar(server: TextServer, body: ChatBody, plan: ToolPlan) -> str:
     """The grammar of the answer: forced calls, JSON, or either; empty for free text.
 
     Raises ApiError 400 for schemas that cannot be followed.

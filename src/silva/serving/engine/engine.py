@@ -190,8 +190,15 @@ class Engine:
         Raises as `add` does.
         """
         self._check(request)
-        self.runner.expect(request)
-        return handover.reserve(self.state, request, self.identity.keys(request), self.step_time)
+        keys = self.identity.keys(request)
+        given = handover.reserve(self.state, request, keys, self.step_time)
+        if given is not None:
+            try:
+                self.runner.expect(request)
+            except ServingError:
+                handover.abandon(self.state, request.id)
+                raise
+        return given
 
     def commit(
         self,
@@ -218,6 +225,7 @@ class Engine:
 
     def abandon(self, request: str) -> bool:
         """Give a reservation's blocks back; False when there is none."""
+        self.runner.remove(request)
         return handover.abandon(self.state, request)
 
     def release(self, request: str) -> bool:

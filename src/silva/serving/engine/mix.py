@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silva.models.mixed_llama import PackedTier, Run, runs_of
+from silva.models.mixed import PackedTier, Run, runs_of
 from silva.serving.engine.passes import Pass
 
 

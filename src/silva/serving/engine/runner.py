@@ -29,14 +29,15 @@ from silva.control.request import (
 from silva.errors import ServingError
 from silva.kernels import Backend
 from silva.models.language import DraftingModel, LanguageModel
-from silva.models.mixed_llama import PackedTier, mixed
+from silva.models.mixed import PackedTier
+from silva.models.mixed_llama import mixed
 from silva.serving.engine.batch import Batch
 from silva.serving.engine.grammar import GrammarError, Matcher
 from silva.serving.engine.kv import KVMemory
 from silva.serving.engine.mix import Mix
 from silva.serving.engine.passes import Pass, pass_of
 from silva.serving.engine.sampler import Sampler
-from silva.serving.engine.tiers import TierError, Tiers
+from silva.serving.engine.tiers import Tiers
 
 
 class NoTokenError(ServingError):
@@ -127,6 +128,8 @@ class Runner:
         self._batch, self._mix, self._tiers = Batch(), Mix(), tiers
         self._sampler = Sampler(model.config.vocab_size)
         self._sequences: dict[str, Running] = {}
+        self._held: dict[str, tuple[tuple[str, ...], tuple[PackedTier, ...]]] = {}
+        """Path and adapters of all requests that have any."""
 
     def add(self, request: Request, matcher: Matcher | None = None, draft: int = -1) -> None:
         """Know a request before any plan names it; `matcher` has taken what is emitted already.
@@ -143,25 +146,27 @@ class Runner:
         self._sequences[request.id] = Running(request, tokens, stops, matcher, limit, draft, tiers)
 
     def remove(self, request: str) -> None:
-        """Forget a request; nothing happens if it is not known."""
-        sequence = self._sequences.pop(request, None)
+        """Forget a request that was added or expected; nothing happens if it is not known."""
+        self._sequences.pop(request, None)
         self._forget(request)
-        if sequence is not None and sequence.tiers and self._tiers is not None:
-            self._tiers.release(sequence.request.path)
+        path, _ = self._held.pop(request, ((), ()))
+        if path and self._tiers is not None:
+            self._tiers.release(path)
 
     def expect(self, request: Request) -> None:
-        """Have the adapters of a request here that comes soon. Raises TierError."""
-        if self._hold(request) and self._tiers is not None:
-            self._tiers.release(request.path)
+        """Hold the adapters of a request that is added soon, or removed. Raises TierError."""
+        self._hold(request)
 
     def _hold(self, request: Request) -> tuple[PackedTier, ...]:
+        """The request's adapters, held once, until it is removed."""
         if not request.path:
             return ()
-        if self._tiers is None:
-            raise TierError(
-                f"request {request.id} has adapters, and no forest is served", remedy="serve one"
-            )
-        return self._tiers.hold(request.path)
+        if request.id not in self._held:
+            if self._tiers is None:
+                what = f"request {request.id} has adapters, and no forest is served"
+                raise ServingError(what, remedy="serve one")
+            self._held[request.id] = (request.path, self._tiers.hold(request.path))
+        return self._held[request.id][1]
 
     def tokens(self, request: str) -> Sequence[int]:
         """A request's prompt and answer so far; not to be changed."""

@@ -10,22 +10,25 @@ every path and clusters on many, so that in practice it is leaves that come and 
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from silva.adapters import codec
 from silva.adapters.objects import ObjectStore
+from silva.adapters.tiers import Tier
 from silva.errors import ForestError, ModelError, ServingError
-from silva.models.language import LanguageModel
-from silva.models.mixed_llama import PackedTier, pack
+from silva.models.mixed import PackedTier
+
+log = logging.getLogger("silva.engine")
 
 
 class TierError(ServingError):
-    """An adapter of a request cannot be had."""
+    """An adapter of a request cannot be read here; the log says why. Another peer may have it."""
 
-    usual = "`silva forest verify` says what is damaged"
+    usual = "try again; the server's log says more"
 
 
 @dataclass
@@ -38,11 +41,15 @@ class _Kept:
 class Tiers:
     """See the module. For one thread."""
 
-    def __init__(self, objects: Path, model: LanguageModel, capacity_bytes: int) -> None:
-        """`objects`: the folder of a forest's objects. `capacity_bytes`: of tiers that nobody holds
-        and of those that somebody does; the latter may be more by themselves.
+    def __init__(
+        self, objects: Path, pack: Callable[[Tier], PackedTier], capacity_bytes: int
+    ) -> None:
+        """`objects`: the folder of a forest's objects. `pack`: a tier for the model that is served.
+
+        capacity_bytes: of tiers that nobody holds and of those that somebody does; the latter may be
+        more by themselves.
         """
-        self._store, self._model, self._capacity = ObjectStore(objects), model, capacity_bytes
+        self._store, self._pack, self._capacity = ObjectStore(objects), pack, capacity_bytes
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         """The least recently used first."""
         self.used_bytes = self.read = self.found = 0
@@ -66,7 +73,8 @@ class Tiers:
                 held.append(digest)
         except (ForestError, ModelError) as error:
             self.release(held)
-            raise TierError(f"an adapter cannot be read: {error}") from error
+            log.error("an adapter cannot be read: %s", error)
+            raise TierError("an adapter of this model cannot be read") from error
         self._make_room()
         return tuple(self._kept[digest].tier for digest in path)
 
@@ -78,7 +86,7 @@ class Tiers:
 
     def _read(self, digest: str) -> _Kept:
         where = self._store.folder / digest
-        tier = pack(codec.decode_tier(self._store.get(digest), where), self._model)
+        tier = self._pack(codec.decode_tier(self._store.get(digest), where))
         kept = self._kept[digest] = _Kept(tier, tier.size_bytes)
         self.used_bytes += kept.size_bytes
         return kept

@@ -27,6 +27,7 @@ from silva.models.language import LanguageModel
 from silva.models.language_loader import load_language_model
 from silva.serving.engine.engine import Listener, StepError
 from silva.serving.engine.grammar import Matcher
+from silva.serving.engine.tiers import TierError
 from silva.serving.make_engine import make_engine
 from silva.serving.peers.cached import CacheClient
 from silva.serving.peers.compiler import Compiler
@@ -187,7 +188,8 @@ class ComputingPeer(Listener, ABC):
         """
         request = self.requests.get(inside)
         if request is not None:
-            to_blame = isinstance(error, ServingError) and not isinstance(error, StepError)
+            ours = isinstance(error, StepError | TierError)
+            to_blame = isinstance(error, ServingError) and not ours
             kind = Failed if to_blame else Rejected
             self.tell(kind(request.id, request.attempt, str(error)))
         self.forget(inside)

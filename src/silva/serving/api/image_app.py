@@ -1,0 +1,64 @@
+"""The HTTP side of serving image classifiers as one ASGI application."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from silva import __version__
+from silva.serving.api import errors, openapi
+from silva.serving.api.admin import admin, probes
+from silva.serving.api.envelope import Envelope
+from silva.serving.api.forest_routes import forest as forest_routes
+from silva.serving.api.gate import Gate
+from silva.serving.api.image_routes import ImageServer, classifying
+from silva.serving.api.keys import KeyRing
+from silva.serving.api.metrics import Metrics
+from silva.serving.api.routes import models
+from silva.serving.api.settings import ApiSettings
+from silva.serving.images.service import ImageService
+from silva.serving.live_forest import LiveForest
+
+
+def create_image_app(
+    service: ImageService,
+    labels: tuple[str, ...],
+    base_labels: tuple[str, ...],
+    settings: ApiSettings | None = None,
+    *,
+    keys: KeyRing | None = None,
+    admin_keys: KeyRing | None = None,
+    forest: LiveForest | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> FastAPI:
+    """The API over `service`; see `silva.serving.api.app` for what is common.
+
+    labels       of the forest's classes; base_labels: of the base model's own head
+    """
+    settings = settings or ApiSettings()
+    gate = Gate(settings, clock)
+    server = ImageServer(
+        backend=service,
+        settings=settings,
+        keys=keys or KeyRing(),
+        admin_keys=admin_keys or KeyRing(),
+        gate=gate,
+        metrics=Metrics(service, gate),
+        forest=forest,
+        clock=clock,
+        labels=labels,
+        base_labels=base_labels,
+    )
+    app = FastAPI(title="silva", version=__version__, docs_url=None, redoc_url=None)
+    app.state.server = server
+    app.include_router(classifying(server))
+    for router in (models, admin, probes):
+        app.include_router(router(server))
+    if forest is not None:
+        app.include_router(forest_routes(server, forest))
+    errors.install(app)
+    openapi.install(app)
+    app.add_middleware(Envelope, count=server.metrics.request)
+    return app

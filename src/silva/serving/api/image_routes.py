@@ -1,0 +1,79 @@
+"""`/v1/classify`: the classes of pictures, by the model of one client."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from silva.errors import DataError
+from silva.serving.api.auth import caller
+from silva.serving.api.body import read_body
+from silva.serving.api.disconnect import while_connected
+from silva.serving.api.errors import bad_request
+from silva.serving.api.openapi import takes
+from silva.serving.api.schemas.classify import ClassifyBody
+from silva.serving.api.server import Server
+from silva.serving.api.stream import json_response
+from silva.serving.backend import ModelCard
+from silva.serving.images.classifier import Chances
+from silva.serving.images.service import ImageService
+
+
+@dataclass(frozen=True)
+class ImageServer(Server):
+    """A front whose models say what is on a picture."""
+
+    backend: ImageService
+    labels: tuple[str, ...]
+    """Of the forest's classes, in the order of its heads."""
+    base_labels: tuple[str, ...]
+    """Of the base model's own head; none where it has no head."""
+
+
+def classifying(server: ImageServer) -> APIRouter:
+    """`/v1/classify`."""
+    router = APIRouter(tags=["answers"])
+
+    @router.post("/v1/classify", **takes(ClassifyBody))
+    async def classify(request: Request) -> Response:
+        """The most probable classes of each image, best first."""
+        key = caller(request, server.keys)
+        with server.gate.enter(key.name) as ticket:
+            body = await read_body(request, ClassifyBody, server.settings, ticket)
+            card = server.card(body.model, key)
+            images = [_decoded(text, n) for n, text in enumerate(body.images)]
+            try:
+                asked = server.backend.classify(card.path, images)
+                found = await while_connected(request.receive, asked)
+            except DataError as error:
+                raise bad_request(str(error), param=str(error.where)) from error
+        labels = server.labels if card.path else server.base_labels
+        return json_response(_shown(card, found, labels, body.top_k))
+
+    return router
+
+
+def _decoded(text: str, n: int) -> bytes:
+    """The file in a base64 text, which may be a data URL."""
+    content = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise bad_request(f"images.{n}: is not base64", param=f"images.{n}") from error
+
+
+def _shown(
+    card: ModelCard, found: Sequence[Chances], labels: tuple[str, ...], top: int
+) -> dict[str, Any]:
+    data = []
+    for n, chances in enumerate(found):
+        best = np.argsort(-chances, kind="stable")[:top].tolist()
+        classes = [{"label": labels[c], "probability": float(chances[c])} for c in best]
+        data.append({"index": n, "classes": classes})
+    return {"object": "list", "model": card.id, "path": list(card.path), "data": data}

@@ -1,0 +1,1 @@
+"""Image classifiers behind the API: every client of a forest of images, in one batch."""
