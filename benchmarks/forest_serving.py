@@ -156,7 +156,7 @@ def path_of(forest: Forest, client: str) -> tuple[str, ...]:
 def engine_of(model: Path, forest: Forest, load: Load, adapter_bytes: int) -> Engine:
     from silva.config import build
     from silva.serving.config import ServeConfig
-    from silva.serving.engine.engine import Listener
+    from silva.serving.engine.listener import Listener
     from silva.serving.make_engine import make_engine
 
     tree = {

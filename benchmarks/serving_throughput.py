@@ -197,7 +197,7 @@ def profile(folder: Path, load: Numbers) -> list[Numbers]:
     """Functions of one engine at this batch, in this process: without API, peers and messages."""
     from silva.control.request import Request, SamplingParams
     from silva.serving.config import ServeConfig
-    from silva.serving.engine.engine import Listener
+    from silva.serving.engine.listener import Listener
     from silva.serving.make_engine import make_engine
 
     engine = make_engine(ServeConfig(), folder, Listener(), threads=common.cores())

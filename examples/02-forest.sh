@@ -3,7 +3,12 @@
 set -euo pipefail
 trap 'echo "$0: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+server=
+finish() {
+  test -z "$server" || { kill "$server" 2>/dev/null && wait "$server" || true; }
+  rm -rf "$work"
+}
+trap finish EXIT
 cd "$work"
 exec 3>&1 >said.txt # what the commands print; `expect` looks for a text in it
 expect() { grep -qE -- "$1" said.txt || { cat said.txt >&2; echo "not printed: $1" >&2; exit 1; }; }
@@ -46,6 +51,48 @@ expect "version 2 of forest, from 20 images"
 # An adapter that was trained elsewhere becomes a leaf; here, c-01's own.
 silva forest import forest --client new-2 --peft c-01-tiers/tier-leaf
 expect "imported c-01-tiers/tier-leaf as new-2; version 3 is live"
+
+# The forest behind an API: pictures of any clients are answered in one batch.
+silva serve silva-vit-tiny --forest forest --port 8011 &
+server=$!
+for _ in $(seq 300); do grep -q "serving at" said.txt && break; sleep 0.2; done
+python - <<'PY'
+import base64
+import json
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from silva import Forest
+from silva.data.open import open_dataset
+
+URL = "http://127.0.0.1:8011/v1"
+Image.fromarray(open_dataset("embedded").source.load(np.array([4999]), 28)[0]).save("boot.png")
+picture = base64.b64encode(open("boot.png", "rb").read()).decode()
+
+
+def classes(client: str) -> dict[str, float]:
+    body = {"model": f"silva-vit-tiny@{client}", "images": [picture], "top_k": 10}
+    data, headers = json.dumps(body).encode(), {"content-type": "application/json"}
+    reply = urllib.request.urlopen(urllib.request.Request(f"{URL}/classify", data, headers))
+    [found] = json.load(reply)["data"]
+    return {each["label"]: each["probability"] for each in found["classes"]}
+
+
+forest = Forest.load("forest")
+with ThreadPoolExecutor(8) as pool:
+    for client, found in zip(forest.clients, pool.map(classes, forest.clients)):
+        print(f"{client}: {next(iter(found))} {next(iter(found.values())):.1%}")
+        [alone] = forest.predict(client, ["boot.png"], top=10)
+        wanted = dict(zip(alone.classes, alone.probabilities))
+        assert all(abs(found[label] - chance) < 1e-4 for label, chance in wanted.items())
+PY
+expect "^new-1: "
+silva stop --url http://127.0.0.1:8011
+wait "$server"
+server=
 
 # Versions are kept, so the last steps can be taken back.
 silva forest rollback forest --to 2

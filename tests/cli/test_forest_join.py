@@ -85,6 +85,29 @@ def test_a_client_joins_a_forest_that_is_served(live: LiveForest, tmp_path: Path
     assert result.exit_code == 2 and "there already" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (httpx.Response(200, json={"clusters": 2}), "the answer has no 'version'"),
+        (httpx.Response(404, json={"error": "not found"}), "the server answered 404"),
+        (httpx.Response(200, text="<html>"), "no answer of a silva server"),
+    ],
+)
+def test_another_server_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: httpx.Response, said: str
+) -> None:
+    monkeypatch.setattr(httpx, "request", lambda *_, **__: answer)
+    assert said in refused(tmp_path, "forest", "reload")
+
+
+def test_a_slow_server_may_still_do_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def slow(*_: object, **__: object) -> object:
+        raise httpx.ReadTimeout("slow")
+
+    monkeypatch.setattr(httpx, "request", slow)
+    assert "may still do what it was asked" in refused(tmp_path, "forest", "reload", "--to", 1)
+
+
 def test_a_server_follows_the_disk_and_goes_back(live: LiveForest, tmp_path: Path) -> None:
     done("forest", "remove", live.folder, "c-01")
     printed = done("forest", "reload")

@@ -117,6 +117,13 @@ def test_output_that_exists(files: dict[str, Path], name: str) -> None:
     assert "--out" in str(result.exception)
 
 
+def test_a_place_without_a_name_is_refused(files: dict[str, Path]) -> None:
+    files["--out"] = Path()
+    result = run(files)
+    assert isinstance(result.exception, SilvaError)
+    assert "name a folder with --out" in str(result.exception)
+
+
 def test_a_place_that_cannot_be_is_refused_before_the_first_step(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

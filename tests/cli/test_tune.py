@@ -88,6 +88,7 @@ def test_an_interrupted_run_resumes_to_the_same_forest(world: World, tmp_path: P
 
     assert "unfinished run" in refused(tmp_path, *words)
     assert "keeps its settings" in refused(tmp_path, "tune", "--resume", out, "--rounds", 9)
+    assert "(out was given)" in refused(tmp_path, "tune", "--resume", out, "--out", "other")
     assert "root + cluster" in done("tune", "--resume", out)
     assert digests(out) == digests(world.forest)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["forest"]

@@ -19,7 +19,7 @@ from silva.control.request import Output, Request, SamplingParams
 from silva.errors import ConfigError
 from silva.kernels import native, native_loaded
 from silva.serving.config import ServeConfig
-from silva.serving.engine.engine import Listener
+from silva.serving.engine.listener import Listener
 from silva.serving.launch import LaunchConfig, launch
 from silva.serving.make_engine import make_engine
 

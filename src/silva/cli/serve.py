@@ -91,10 +91,7 @@ def _serve(
     sets: Sets = None,
     verbose: Verbose = False,
 ) -> None:
-    """Serve a model: OpenAI's API, prefill, decode and cache in processes of their own.
-
-    A Vision Transformer is served by one process, at /v1/classify.
-    """
+    """Serve a model: OpenAI's API, prefill, decode and cache in processes of their own."""
     from silva.amounts import parse_bytes, parse_seconds
 
     flags = {

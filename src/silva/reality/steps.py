@@ -185,7 +185,7 @@ class Bench:
     def __init__(self, config: ServeConfig, model: Path, threads: int) -> None:
         import torch
 
-        from silva.serving.engine.engine import Handed, Listener
+        from silva.serving.engine.listener import Handed, Listener
         from silva.serving.make_engine import make_engine
 
         class Heard(Listener):

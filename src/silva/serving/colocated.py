@@ -30,7 +30,8 @@ from silva.serving.backend import (
 )
 from silva.serving.catalogue import Catalogue
 from silva.serving.config import ServeConfig
-from silva.serving.engine.engine import Listener, StepError
+from silva.serving.engine.engine import StepError
+from silva.serving.engine.listener import Listener
 from silva.serving.engine.loop import EngineThread, StoppedError
 from silva.serving.engine.tiers import TierError
 from silva.serving.make_engine import make_engine

@@ -19,9 +19,10 @@ from silva.models.language_loader import load_language_model
 from silva.models.mixed_llama import pack
 from silva.models.tokenizer import TOKENIZER
 from silva.serving.config import ServeConfig
-from silva.serving.engine.engine import Engine, Listener
+from silva.serving.engine.engine import Engine
 from silva.serving.engine.grammar import Grammars
 from silva.serving.engine.kv import KVMemory, KVShape
+from silva.serving.engine.listener import Listener
 from silva.serving.engine.tiers import Tiers
 from silva.serving.spread import numerics
 

@@ -20,8 +20,9 @@ from silva.control.state import Settings
 from silva.errors import ServingError
 from silva.models.language import LanguageModel
 from silva.models.language_loader import load_language_model
-from silva.serving.engine.engine import Engine, Handed, Listener
+from silva.serving.engine.engine import Engine
 from silva.serving.engine.kv import KVMemory, KVShape
+from silva.serving.engine.listener import Handed, Listener
 from silva.serving.engine.tiers import Tiers
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, logprobs=2)

@@ -15,8 +15,9 @@ from silva.control.request import Request, SamplingParams, StoredBlock
 from silva.control.state import Settings
 from silva.errors import ServingError
 from silva.models.language import LanguageModel
-from silva.serving.engine.engine import MAX_FAILED_STEPS, Engine, Listener, StepError
+from silva.serving.engine.engine import MAX_FAILED_STEPS, Engine, StepError
 from silva.serving.engine.kv import KVMemory, KVShape
+from silva.serving.engine.listener import Listener
 from silva.serving.engine.runner import NoTokenError
 
 KINDS = [

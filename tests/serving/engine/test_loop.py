@@ -15,8 +15,9 @@ from silva.control.request import Output, Request, SamplingParams
 from silva.control.state import Settings
 from silva.errors import ServingError
 from silva.models.language import LanguageModel
-from silva.serving.engine.engine import Engine, Listener
+from silva.serving.engine.engine import Engine
 from silva.serving.engine.kv import KVMemory, KVShape
+from silva.serving.engine.listener import Listener
 from silva.serving.engine.loop import EngineThread, StoppedError
 
 PATIENCE_S = 60.0

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from silva.control import fills, handover, scheduler
 from silva.control.admission import Admission, admission
@@ -29,8 +29,6 @@ from silva.control.handover import Reservation
 from silva.control.measured import MeasuredStepTime
 from silva.control.prefix import CacheIdentity, extend
 from silva.control.request import (
-    FinishReason,
-    Output,
     Phases,
     Plan,
     Request,
@@ -45,6 +43,7 @@ from silva.kernels import Backend
 from silva.models.language import LanguageModel
 from silva.serving.engine.grammar import Grammars, Matcher
 from silva.serving.engine.kv import KVMemory
+from silva.serving.engine.listener import Handed, Listener
 from silva.serving.engine.lost import lose
 from silva.serving.engine.runner import Executed, Runner
 from silva.serving.engine.spent import Spent
@@ -61,51 +60,6 @@ class StepError(ServingError):
     """A step failed, and with it the requests that it computed."""
 
     usual = "try again; the server's log says more"
-
-
-@dataclass(frozen=True)
-class Handed:
-    """A request that was added with `hand_over` has its first token."""
-
-    sampled: Sampled
-    blocks: tuple[int, ...]
-    """Its KV, all positions before the sampled token; held until `release`. Empty when finished."""
-    cached_tokens: int
-    phases: Phases
-    finish: FinishReason | None
-    """Where the first token is the last. Then nothing is held, and nothing is to be released."""
-
-
-class Listener:
-    """What an engine's owner hears, on the engine's thread; overwrite what is wanted.
-
-    All but `lookups` come between steps, so they may call the engine's methods but `step`.
-    """
-
-    def outputs(self, outputs: Sequence[Output]) -> None:
-        """What one step gave to the requests that decode here."""
-
-    def failed(self, request: str, error: ServingError) -> None:
-        """The request is over without an end: nothing more comes of it, its blocks are free."""
-
-    def handed(self, handed: Handed) -> None:
-        """A prompt is computed, for a decode peer to fetch."""
-
-    def lookups(self, begun: Sequence[tuple[str, tuple[bytes, ...]]]) -> None:
-        """Requests look for these keys in the cache peers: see `silva.control.fills`.
-
-        Comes before a step is computed, so that the question travels meanwhile: the engine must not
-        be called in here.
-        """
-
-    def stored(self, blocks: Sequence[StoredBlock]) -> None:
-        """Blocks that are complete now, to be stored in the cache peers.
-
-        Comes when a prompt is computed, and when a request that decodes here is over: then with all
-        of its blocks, those of the prompt among them, which may have been told before. A later step
-        may give the blocks to others: who copies them later calls `scheduler.pin` in here, and
-        `scheduler.unpin` when that is over.
-        """
 
 
 class Engine:

@@ -21,8 +21,9 @@ from silva.control.admission import Admission
 from silva.control.request import Output, Request
 from silva.control.state import Counts
 from silva.errors import ServingError
-from silva.serving.engine.engine import Engine, Listener
+from silva.serving.engine.engine import Engine
 from silva.serving.engine.grammar import Grammars, Matcher
+from silva.serving.engine.listener import Listener
 
 log = logging.getLogger("silva.engine")
 

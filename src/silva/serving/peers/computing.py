@@ -25,8 +25,9 @@ from silva.control.request import Request, StoredBlock
 from silva.errors import ServingError
 from silva.models.language import LanguageModel
 from silva.models.language_loader import load_language_model
-from silva.serving.engine.engine import Listener, StepError
+from silva.serving.engine.engine import StepError
 from silva.serving.engine.grammar import Matcher
+from silva.serving.engine.listener import Listener
 from silva.serving.engine.tiers import TierError
 from silva.serving.make_engine import make_engine
 from silva.serving.peers.cached import CacheClient

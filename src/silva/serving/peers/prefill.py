@@ -12,8 +12,8 @@ from silva.control.fills import fill, filled, give_up
 from silva.control.lease import Lease, LeaseExpiredError, Leases
 from silva.control.request import Request
 from silva.errors import ServingError
-from silva.serving.engine.engine import Handed
 from silva.serving.engine.grammar import Matcher
+from silva.serving.engine.listener import Handed
 from silva.serving.peers.cached import Findings
 from silva.serving.peers.computing import ComputingPeer, attempt_id
 from silva.serving.peers.start import PeerStart
