@@ -26,6 +26,7 @@ from silva.federation import report
 from silva.federation import tune as module
 from silva.federation.config import FederationConfig, LeafConfig, TierConfig
 from silva.federation.run import Progress
+from silva.federation.state_files import alone
 from silva.federation.tune import TuneConfig, resume, run_folder, tune, with_rounds
 
 
@@ -279,6 +280,24 @@ def test_what_no_forest_could_hold_is_refused_before_the_first_round(
     with pytest.raises(ModelError, match="shorter path"):
         tune(replace(config, backbone=str(deep / "vit")), out)
     assert not out.exists() and not run_folder(out).exists()
+
+
+def test_two_processes_do_not_work_on_one_run(config: TuneConfig, tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "leaf":
+            raise StopError
+
+    out = tmp_path / "forest"
+    with pytest.raises(StopError):
+        tune(config, out, stop)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with alone(run_folder(out)), pytest.raises(RunError, match="another process works on it"):
+        resume(out)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert resume(out).version == 1
 
 
 def test_a_run_is_not_thrown_away_for_another_forest_in_its_place(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +79,21 @@ def refused(error: Exception, where: Path) -> RunError:
         where=where,
         remedy="free space or mend the permissions; go on with --resume where there is a run",
     )
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; the system ends that however this one ends.
+
+    Raises RunError where another one works there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            remedy = "wait until it has ended"
+            raise RunError("another process works on it", where=folder, remedy=remedy) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -38,6 +38,7 @@ from silva.federation.record import RunFacts
 from silva.federation.report import write_report
 from silva.federation.run import Progress
 from silva.federation.state import RunFolder, RunState
+from silva.federation.state_files import alone
 from silva.models.fetch import KNOWN
 from silva.models.kinds import SHIPPED
 from silva.models.registry import is_language_model, load_backbone
@@ -86,8 +87,9 @@ def tune(
     refuse_impossible(config.federation.clustering, len(partition.seen))
     folder = RunFolder(run_folder(out), [c.name for c in partition.clients])
     folder.create({"config": as_plain(_anywhere(config)), **about})
-    state = _first_state(folder, partition, dataset)
-    return _finish(config, out, material, partition, folder, state, on_progress)
+    with alone(folder.path):
+        state = _first_state(folder, partition, dataset)
+        return _finish(config, out, material, partition, folder, state, on_progress)
 
 
 def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) -> Forest:
@@ -119,9 +121,10 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
         else deal(config.data, config.seed, dataset, on_progress)
     )
     folder = RunFolder(path, [c.name for c in partition.clients])
-    state = folder.load() if begun else _first_state(folder, partition, dataset)
-    _refuse_another(out, state)
-    return _finish(config, out, material, partition, folder, state, on_progress)
+    with alone(path):
+        state = folder.load() if begun else _first_state(folder, partition, dataset)
+        _refuse_another(out, state)
+        return _finish(config, out, material, partition, folder, state, on_progress)
 
 
 def _anywhere(config: TuneConfig) -> TuneConfig:
