@@ -321,8 +321,13 @@ def samples(results: Path) -> str:
     for n in sorted(points, key=int):
         numbers = points[n]["over_seeds"]
         names = [key if key.startswith("unseen") else f"{key}.mean" for key in keys]
-        rows.append((n, *(percent(numbers.get(name)) for name in names)))
-    heads = ("images a client", *(name.removeprefix("control: ") for name in keys.values()))
+        rounds = points[n].get("rounds") or "the recipe's"
+        rows.append((n, str(rounds), *(percent(numbers.get(name)) for name in names)))
+    heads = (
+        "images a client",
+        "rounds",
+        *(name.removeprefix("control: ") for name in keys.values()),
+    )
     picture = "![Accuracy over images per client](images/samples-per-client.png)"
     return "\n\n".join((picture, table(heads, rows), provenance(content)))
 

@@ -2,7 +2,8 @@
 
     python benchmarks/samples.py --samples 10 25 50 100 250 --seeds 0 1 2 --jobs 2
 
-One recipe with only the number of training images a client changed. Writes the numbers and the
+One recipe with only the number of training images a client changed, and with `--rounds 250:10` the
+rounds of single points too, where many images make many steps of a round. Writes the numbers and the
 picture docs/images/samples-per-client.png: means over clients, bands of one standard deviation
 over seeds.
 """
@@ -74,12 +75,16 @@ def main() -> int:
     parser.add_argument("--samples", type=int, nargs="+", default=list(SAMPLES))
     default = common.ROOT / "docs" / "images" / "samples-per-client.png"
     parser.add_argument("--plot", type=Path, default=default)
+    parser.add_argument(
+        "--rounds", nargs="+", default=[], metavar="IMAGES:ROUNDS", help="rounds of single points"
+    )
     add_options(parser)
     arguments = parser.parse_args()
     circumstances = common.facts()
     print(common.heading(circumstances))
     print(f"seeds     {arguments.seeds}\nunits     accuracies in percent of the test images\n")
-    by_size = {n: jobs_of(arguments, n) for n in arguments.samples}
+    rounds = dict(map(int, pair.split(":")) for pair in arguments.rounds)
+    by_size = {n: jobs_of(arguments, n, rounds.get(n)) for n in arguments.samples}
     path = arguments.results / "samples.json"
     jobs = [job for each in by_size.values() for job in each]
 
@@ -93,9 +98,10 @@ def main() -> int:
         if runs:
             held = list(runs.values())
             numbers = {"over_seeds": over_seeds(held), "differences": differences(held)}
-            points[str(n)] = {"runs": runs, **numbers}
+            points[str(n)] = {"runs": runs, "rounds": rounds.get(n), **numbers}
     if points:
         words = ["python benchmarks/samples.py --recipe", arguments.recipe, "--samples", *points]
+        words += [*(["--rounds"] if rounds else []), *arguments.rounds]
         words += ["--seeds", *map(str, arguments.seeds)]
         words += [f"--set {setting}" for setting in public(arguments.settings)]
         result = {"benchmark": "samples", "command": " ".join(words), "recipe": arguments.recipe}
@@ -109,9 +115,10 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def jobs_of(arguments: argparse.Namespace, samples: int) -> list[Job]:
-    """The runs of one point, a seed each."""
+def jobs_of(arguments: argparse.Namespace, samples: int, rounds: int | None) -> list[Job]:
+    """The runs of one point, a seed each; with the recipe's rounds unless others are given."""
     settings = [*arguments.settings, f"data.samples_per_client={samples}"]
+    settings += [f"federation.rounds={rounds}"] if rounds else []
     return make_jobs(arguments, arguments.recipe, settings, arguments.seeds)
 
 
