@@ -66,7 +66,7 @@ def test_without_flags_the_defaults_are_served(launched: Launched, model: Path) 
 def test_a_model_of_the_cache_is_not_given_up_while_it_is_served(launched: Launched) -> None:
     cache = ModelCache()
     origin = Origin("tiny", "", "", "float32")
-    folder = cache.put("tiny", origin, 1, lambda place: (place / "config.json").touch())
+    folder = cache.put("tiny", origin, 1, lambda place: (place / "config.json").write_text("{}"))
     removed: list[bool] = []
     launched.during = lambda: removed.append(cache.remove("tiny"))
     done("serve", folder)

@@ -251,7 +251,7 @@ def test_when_every_update_is_broken_the_run_still_ends(tmp_path: Path) -> None:
 
 
 def test_when_no_reply_ever_arrives_the_run_still_ends(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", settings(dropout=1.0))
+    run = make_run(tmp_path / "run", replace(settings(), dropout=1.0))
     grow(run)
     shared = [r for r in run.state.record.rounds if r.stage in ("root", "cluster")]
     assert all(r.participants == r.bytes_up == 0 and r.dropped > 0 for r in shared)

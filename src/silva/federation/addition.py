@@ -108,7 +108,7 @@ def add_client(
     figures = _figures(newcomer, tiers)
     measured: dict[str, Any] = {material.task.figure.name: figures}
     new = NewClient(leaf=leaf, cluster=cluster, seen=False, images=len(train), **measured)
-    grown = forest.commit(Change(clients={client: new}), parent=forest.version)
+    grown = forest.commit(Change(clients={client: new}))
     return Added(
         forest=grown,
         client=client,
