@@ -282,17 +282,24 @@ def test_what_no_forest_could_hold_is_refused_before_the_first_round(
     assert not out.exists() and not run_folder(out).exists()
 
 
-def test_two_processes_do_not_work_on_one_run(config: TuneConfig, tmp_path: Path) -> None:
-    class StopError(Exception):
-        pass
+class StopError(Exception):
+    """In place of Ctrl-C."""
+
+
+def interrupt(config: TuneConfig, out: Path) -> None:
+    """A run that ends when its leaves begin."""
 
     def stop(progress: Progress) -> None:
         if progress.stage == "leaf":
             raise StopError
 
-    out = tmp_path / "forest"
     with pytest.raises(StopError):
         tune(config, out, stop)
+
+
+def test_two_processes_do_not_work_on_one_run(config: TuneConfig, tmp_path: Path) -> None:
+    out = tmp_path / "forest"
+    interrupt(config, out)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with alone(run_folder(out)), pytest.raises(RunError, match="another process works on it"):
         resume(out)
@@ -303,16 +310,8 @@ def test_two_processes_do_not_work_on_one_run(config: TuneConfig, tmp_path: Path
 def test_a_run_is_not_thrown_away_for_another_forest_in_its_place(
     config: TuneConfig, tmp_path: Path
 ) -> None:
-    class StopError(Exception):
-        pass
-
-    def stop(progress: Progress) -> None:
-        if progress.stage == "leaf":
-            raise StopError
-
     out = tmp_path / "forest"
-    with pytest.raises(StopError):
-        tune(config, out, stop)
+    interrupt(config, out)
     tune(replace(config, seed=config.seed + 1), tmp_path / "other")
     (tmp_path / "other").rename(out)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

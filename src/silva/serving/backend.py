@@ -67,7 +67,7 @@ class ModelCard:
     created: int
     """Seconds since 1970."""
     context_tokens: int
-    """Prompt and answer together."""
+    """Prompt and answer together; 0 where nothing is continued."""
     owned_by: str = "silva"
     parent: str | None = None
     """The model that it refines: a client's cluster, a cluster's root, the root's base."""

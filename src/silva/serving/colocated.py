@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from silva.errors import ServingError
 from silva.serving.backend import (
     BusyError,
     CacheStatus,
-    ChangeRefusedError,
     End,
     ModelCard,
     PeerState,
@@ -35,16 +34,18 @@ from silva.serving.engine.listener import Listener
 from silva.serving.engine.loop import EngineThread, StoppedError
 from silva.serving.engine.tiers import TierError
 from silva.serving.make_engine import make_engine
+from silva.serving.one_process import OneProcess
 from silva.serving.overview import spent
 
 NAME = "engine"
 REMEDY = "start the server without --colocated"
 
 
-class Colocated:
+class Colocated(OneProcess):
     """A Backend over one engine: `open` it on the loop that uses it."""
 
     def __init__(self, config: ServeConfig, model: Path, cards: Sequence[ModelCard]) -> None:
+        super().__init__("a colocated server has one engine", REMEDY)
         self._config, self._model = config, model
         self._catalogue = Catalogue(cards, config.unknown_client)
         self._thread: EngineThread | None = None
@@ -144,18 +145,6 @@ class Colocated:
             cache=CacheStatus(objects=counts.blocks_kept),
             counters=self._counters,
         )
-
-    async def scale(self, roles: Mapping[str, int]) -> None:
-        """See Backend; always refused."""
-        raise ChangeRefusedError("a colocated server has one engine", remedy=REMEDY)
-
-    async def drain(self, peer: str) -> None:
-        """See Backend; always refused."""
-        raise ChangeRefusedError("a colocated server has one engine", remedy=REMEDY)
-
-    async def switch(self, peer: str, role: str) -> None:
-        """See Backend; always refused."""
-        raise ChangeRefusedError("a colocated server has one engine", remedy=REMEDY)
 
     async def close(self, grace_s: float) -> None:
         """See Backend."""

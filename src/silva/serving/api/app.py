@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from starlette.types import Lifespan
 
 from silva import __version__
 from silva.serving.api import errors, openapi
@@ -18,7 +19,7 @@ from silva.serving.api.grammar import Grammars
 from silva.serving.api.keys import KeyRing
 from silva.serving.api.metrics import Metrics
 from silva.serving.api.routes import answering, models
-from silva.serving.api.server import TextServer
+from silva.serving.api.server import Server, TextServer
 from silva.serving.api.settings import ApiSettings
 from silva.serving.api.text import TextModel, TextThreads
 from silva.serving.api.text_routes import texts
@@ -69,17 +70,24 @@ def create_app(
         yield
         threads.close()
 
+    return assembled(server, [answering(server), texts(server)], lifespan)
+
+
+def assembled(
+    server: Server, answers: Sequence[APIRouter], lifespan: Lifespan[FastAPI] | None = None
+) -> FastAPI:
+    """The app of a server: what it answers, and what all servers have."""
     # The usual pages of documentation load their scripts from elsewhere.
     app = FastAPI(
         title="silva", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan
     )
     app.state.server = server
-    for router in (answering, models, texts, admin, probes):
-        app.include_router(router(server))
-    if forest is not None:
+    for router in (*answers, models(server), admin(server), probes(server)):
+        app.include_router(router)
+    if server.forest is not None:
         from silva.serving.api.forest_routes import forest as forest_routes  # imports torch
 
-        app.include_router(forest_routes(server, forest))
+        app.include_router(forest_routes(server, server.forest))
     errors.install(app)
     openapi.install(app)
     app.add_middleware(Envelope, count=server.metrics.request)

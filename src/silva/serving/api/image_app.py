@@ -7,16 +7,11 @@ from collections.abc import Callable
 
 from fastapi import FastAPI
 
-from silva import __version__
-from silva.serving.api import errors, openapi
-from silva.serving.api.admin import admin, probes
-from silva.serving.api.envelope import Envelope
-from silva.serving.api.forest_routes import forest as forest_routes
+from silva.serving.api.app import assembled
 from silva.serving.api.gate import Gate
 from silva.serving.api.image_routes import ImageServer, classifying
 from silva.serving.api.keys import KeyRing
 from silva.serving.api.metrics import Metrics
-from silva.serving.api.routes import models
 from silva.serving.api.settings import ApiSettings
 from silva.serving.images.service import ImageService
 from silva.serving.live_forest import LiveForest
@@ -51,14 +46,4 @@ def create_image_app(
         labels=labels,
         base_labels=base_labels,
     )
-    app = FastAPI(title="silva", version=__version__, docs_url=None, redoc_url=None)
-    app.state.server = server
-    app.include_router(classifying(server))
-    for router in (models, admin, probes):
-        app.include_router(router(server))
-    if forest is not None:
-        app.include_router(forest_routes(server, forest))
-    errors.install(app)
-    openapi.install(app)
-    app.add_middleware(Envelope, count=server.metrics.request)
-    return app
+    return assembled(server, [classifying(server)])

@@ -109,6 +109,6 @@ def _shown(card: ModelCard) -> dict[str, Any]:
         "owned_by": card.owned_by,
         "root": card.root or card.id,
         "parent": card.parent,
-        "max_model_len": card.context_tokens,
+        "max_model_len": card.context_tokens or None,
         "path": list(card.path),
     }

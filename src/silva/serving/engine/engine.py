@@ -179,7 +179,8 @@ class Engine:
 
     def abandon(self, request: str) -> bool:
         """Give a reservation's blocks back; False when there is none."""
-        self.runner.remove(request)
+        if request not in self._tracked:
+            self.runner.remove(request)
         return handover.abandon(self.state, request)
 
     def release(self, request: str) -> bool:

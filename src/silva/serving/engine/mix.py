@@ -46,8 +46,8 @@ class Mix:
     def __init__(self) -> None:
         self._paths: dict[int, _Path] = {}
         """By slot; of those that have adapters."""
-        self._last: tuple[bytes, list[int], list[Run]] | None = None
-        """Sequences and counts of the last pass, their order and the runs: most steps repeat it."""
+        self._last: tuple[bytes, list[int], NDArray[np.int64], list[Run]] | None = None
+        """Sequences and counts of the last pass, their order, places and runs: most steps repeat it."""
 
     def enter(self, slot: int, digests: tuple[str, ...], tiers: tuple[PackedTier, ...]) -> None:
         """A request with a path has this slot from now on."""
@@ -69,9 +69,8 @@ class Mix:
             paths = [self._paths.get(slot, _BASE) for slot in step.slots.tolist()]
             order = sorted(range(len(paths)), key=lambda n: paths[n].digests)
             runs = runs_of([paths[n].tiers for n in order], step.counts[order])
-            self._last = (about, order, runs)
-        _, order, runs = self._last
+            self._last = (about, order, step.places(order), runs)
+        _, order, places, runs = self._last
         if not runs:
             return None
-        places = step.places(order)
         return Sorted(step.ordered(order, places), places, runs)

@@ -71,8 +71,6 @@ class Running:
     """Length at which it ends."""
     draft: int = -1
     """A guess of the token that comes next, until it decodes."""
-    tiers: tuple[PackedTier, ...] = ()
-    """Its adapters, root first."""
 
 
 @dataclass(slots=True)
@@ -139,11 +137,11 @@ class Runner:
         """
         if request.id in self._sequences:
             raise ValueError(f"request {request.id} is here already")
-        tiers = self._hold(request)
+        self._hold(request)
         tokens = [*request.prompt, *request.emitted]
         stops = frozenset(request.sampling.stop_token_ids)
         limit = request.limit(self._context_tokens)
-        self._sequences[request.id] = Running(request, tokens, stops, matcher, limit, draft, tiers)
+        self._sequences[request.id] = Running(request, tokens, stops, matcher, limit, draft)
 
     def remove(self, request: str) -> None:
         """Forget a request that was added or expected; nothing happens if it is not known."""
@@ -224,7 +222,7 @@ class Runner:
         slot = self._batch.enter(request.id)
         given = sequence.tokens[len(request.prompt) :]
         self._sampler.put(slot, request.sampling, request.prompt, given)
-        self._mix.enter(slot, request.path, sequence.tiers)
+        self._mix.enter(slot, request.path, self._hold(request))
 
     def _forget(self, request: str) -> None:
         slot = self._batch.forget(request)

@@ -6,14 +6,13 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from silva.data.sources import decode_image
 from silva.errors import ServingError
 from silva.serving.backend import (
     BusyError,
-    ChangeRefusedError,
     ModelCard,
     PeerStatus,
     PoolStatus,
@@ -23,6 +22,7 @@ from silva.serving.backend import (
 from silva.serving.catalogue import Catalogue
 from silva.serving.engine.tiers import TierError
 from silva.serving.images.classifier import Chances, Classifier, Picture
+from silva.serving.one_process import OneProcess
 
 NAME = "classifier"
 MOST_IMAGES = 64
@@ -30,7 +30,7 @@ MOST_IMAGES = 64
 REMEDY = "there is one process, which has all roles"
 
 
-class ImageService:
+class ImageService(OneProcess):
     """A `Serving` of image classifiers: `open` it on the loop that uses it."""
 
     def __init__(
@@ -41,6 +41,7 @@ class ImageService:
         most_waiting: int,
         unknown_client: str = "error",
     ) -> None:
+        super().__init__("images are answered by one process", REMEDY)
         self._classifier, self._most_waiting = classifier, most_waiting
         self._unknown_client = unknown_client
         self._catalogue = Catalogue(cards, unknown_client)
@@ -61,11 +62,13 @@ class ImageService:
     async def classify(self, path: tuple[str, ...], images: Sequence[bytes]) -> list[Chances]:
         """Probabilities of the classes for each image file.
 
-        Raises DataError for what is no image, BusyError, ServingError for a model without a head, and
-        UnavailableError, such as where an adapter cannot be read.
+        Raises DataError for what is no image, BusyError, UnavailableError, such as where an adapter
+        cannot be read, and ServingError for a model without a head and for more than may ever wait.
         """
         if self._closing or self._worker is None:
             raise UnavailableError("the server is stopping" if self._closing else "still loading")
+        if len(images) > self._most_waiting:  # who is told to come again would come for ever
+            raise ServingError(f"{len(images)} images, but {self._most_waiting} may wait")
         if self._decoding + len(self._waiting) + len(images) > self._most_waiting:
             raise BusyError(f"{self._decoding + len(self._waiting)} images wait already")
         self._counters["requests"] += 1
@@ -158,18 +161,6 @@ class ImageService:
         )
         pool = PoolStatus(peers=1, ready=int(self.ready()), queue=waiting, running=running)
         return Status(peers=(peer,), pools={"both": pool}, counters=self._counters)
-
-    async def scale(self, roles: Mapping[str, int]) -> None:
-        """See Serving; always refused."""
-        raise ChangeRefusedError("images are answered by one process", remedy=REMEDY)
-
-    async def drain(self, peer: str) -> None:
-        """See Serving; always refused."""
-        raise ChangeRefusedError("images are answered by one process", remedy=REMEDY)
-
-    async def switch(self, peer: str, role: str) -> None:
-        """See Serving; always refused."""
-        raise ChangeRefusedError("images are answered by one process", remedy=REMEDY)
 
     async def close(self, grace_s: float) -> None:
         """See Serving."""
