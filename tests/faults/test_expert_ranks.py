@@ -154,7 +154,7 @@ def test_nothing_is_lost_with_ranks_and_others_take_their_places(scene: Scene, c
     assert after["failed"] == 0 and after["retries"] > before["retries"]
     if count == 1:
         out = f"ranks {killed} are"
-        assert scene.logged(f"{out} out; the pass that noticed it took", f"{out} in again after")
+        assert scene.logged(f"{out} out; the last vote with them was", f"{out} in again after")
 
 
 def test_one_rank_may_leave_and_another_come(scene: Scene) -> None:

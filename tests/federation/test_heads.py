@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tiny import CLASSES, backbone, make_run, random_data, same_head, settings
 
@@ -13,13 +14,14 @@ from silva.federation import heads
 from silva.federation.classification import Classification
 from silva.federation.features import ClientData
 from silva.federation.heads import (
-    SHRINKAGE,
+    LEAST_SHRINKAGE,
     ClassStatistics,
     agree_on_head,
     class_statistics,
     discriminant_head,
     first_head,
     personal_head,
+    shrinkage,
     statistics_bytes,
     with_label_prior,
     zero_head,
@@ -42,7 +44,7 @@ def test_the_head_is_that_of_linear_discriminant_analysis() -> None:
     """scikit-learn adds the logarithms of the priors, which the head takes as equal."""
     x, y = drawn()
     head = discriminant_head([statistics(x, y, 3)])
-    oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE).fit(
+    oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=LEAST_SHRINKAGE).fit(
         x.numpy(), y.numpy()
     )
     bias = oracle.intercept_ - np.log(oracle.priors_)
@@ -50,6 +52,24 @@ def test_the_head_is_that_of_linear_discriminant_analysis() -> None:
     np.testing.assert_allclose(head.bias.numpy(), bias, rtol=1e-3, atol=1e-3)
     wanted = (x.numpy() @ oracle.coef_.T + bias).argmax(axis=1)
     assert ((x @ head.weight.T + head.bias).argmax(dim=1).numpy() == wanted).all()
+
+
+@pytest.mark.parametrize("images", [20, 60, 300])
+def test_few_images_shrink_the_covariance_as_scikit_learn_says(images: int) -> None:
+    """Its formula leaves out the terms 2 / p, and centres by the mean of all."""
+    g = torch.Generator().manual_seed(images)
+    x = torch.randn(images, 200, generator=g).double() * torch.linspace(0.2, 3, 200)
+    _, wanted = oas(x.numpy(), assume_centered=True)
+    found = shrinkage(x.T @ x / images, images)
+    assert found == pytest.approx(wanted, rel=0.02) and found > LEAST_SHRINKAGE
+
+
+def test_shrinkage_has_a_least_and_nothing_known_is_the_identity() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 6, generator=g).double() * torch.linspace(0.2, 3, 6)
+    assert shrinkage(x.T @ x / 2000, 2000) == LEAST_SHRINKAGE
+    assert shrinkage(torch.zeros(6, 6).double(), 0) == 1.0
+    assert shrinkage(torch.eye(6).double(), 50) == 1.0
 
 
 def test_clients_together_are_the_pooled_data() -> None:

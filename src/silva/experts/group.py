@@ -27,6 +27,7 @@ from torch import Tensor
 from silva.control.placement import Placement
 from silva.control.placement_table import EMPTY
 from silva.errors import ServingError
+from silva.experts.attendance import Attendance
 from silva.experts.bell import Bell
 from silva.experts.board import MOST_RANKS, Board, Vote
 from silva.experts.exchange import OutOfStepError, SharedExchange
@@ -110,6 +111,7 @@ class RankGroup:
         self.cards = {r: card.checksum for r, card in place.cards.items() if r not in dead}
         """Checksums of the processes that are or were in the group, or cannot join it."""
         self.votes: dict[int, Vote] = {}
+        self._attendance = Attendance(dead)
         self._lead = Lead(self)
         self._bell = Bell(self.boards[self.rank], self.flags, news)
 
@@ -257,6 +259,7 @@ class RankGroup:
         if self.rank in dead:
             raise ServingError(f"rank {self.rank} was taken for dead by others")
         self.exchange.exclude(dead - self.exchange.dead)
+        self._attendance.note(self.exchange.dead)
         self.exchange.resume(max(vote.round for vote in votes.values()))
         self.votes, said = votes, votes[min(votes)]
         if said.apply > self.applied:
@@ -265,6 +268,7 @@ class RankGroup:
             self._consider(said.seen)
         if said.admit:
             self._admit(said.admit - 1, said.member)
+            self._attendance.note(self.exchange.dead)
         if not self.enough():
             left, experts = len(self.alive()), self.shape.experts
             raise TooFewError(f"{left} ranks are left, too few for {experts} experts")

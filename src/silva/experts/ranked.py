@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,8 +16,6 @@ from silva.experts.shape import Pass
 from silva.models.deepseek import Deepseek, Flow, WholeHeads
 from silva.models.language import DraftingModel, LanguageConfig
 from silva.models.latent import DivisibleLatents, Halves, LatentAttend
-
-log = logging.getLogger("silva.experts")
 
 
 class _Work(NamedTuple):
@@ -43,8 +39,6 @@ class RankedModel:
         self.model, self.group = model, group
         self.repeated = 0
         """Passes that were computed again."""
-        self._out = dict.fromkeys(group.exchange.dead, time.monotonic())
-        """The dead, and since when that is known."""
 
     @property
     def name(self) -> str:
@@ -88,20 +82,8 @@ class RankedModel:
         return self._pass(Pass.DRAFT, _Work(whole, half, len(tokens)), attend)
 
     def _pass(self, wanted: Pass, work: _Work, attend: Any) -> Tensor:
-        began_s = time.monotonic()
-        halves = attend.halves() if self._divides(attend) else None
-        try:
-            return self._repeat(wanted, work, attend, halves)
-        finally:
-            self._note(began_s)
-
-    def _divides(self, attend: Any) -> bool:
-        """Whether a pass with this memory may be split."""
-        able = isinstance(self.model, Deepseek) and isinstance(attend, DivisibleLatents)
-        return able and len(self.group.exchange.lanes) > 1
-
-    def _repeat(self, wanted: Pass, work: _Work, attend: Any, halves: Halves | None) -> Tensor:
         """Compute until all ranks agree on what that is and all answers are there."""
+        halves = attend.halves() if self._divides(attend) else None
         group = self.group
         while True:
             try:
@@ -121,6 +103,11 @@ class RankedModel:
                 return made
             self.repeated += 1
 
+    def _divides(self, attend: Any) -> bool:
+        """Whether a pass with this memory may be split."""
+        able = isinstance(self.model, Deepseek) and isinstance(attend, DivisibleLatents)
+        return able and len(self.group.exchange.lanes) > 1
+
     def _split(self, work: _Work, attend: Any, halves: Halves | None) -> Tensor:
         """A pass in two halves that overlap; all tokens are in the first where they do not divide."""
         model = self.model
@@ -131,14 +118,3 @@ class RankedModel:
             first = work.half(model, slice(halves.rows), halves.first)
             flows = [first, work.half(model, slice(halves.rows, None), halves.second)]
         return overlapped(model, flows, self.group.exchange)
-
-    def _note(self, began_s: float) -> None:
-        """Write to the log who is out or in again since the pass before, and how long that took."""
-        now_s, dead = time.monotonic(), self.group.exchange.dead
-        if out := sorted(dead - self._out.keys()):
-            self._out |= dict.fromkeys(out, began_s)
-            seconds = now_s - began_s
-            log.warning("ranks %s are out; the pass that noticed it took %.3f s", out, seconds)
-        if back := sorted(self._out.keys() - dead):
-            seconds = now_s - min(self._out.pop(rank) for rank in back)
-            log.warning("ranks %s are in again after %.3f s", back, seconds)

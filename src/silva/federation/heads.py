@@ -23,8 +23,8 @@ from silva.federation.replies import ROUNDING
 from silva.federation.run import Progress, Run
 from silva.federation.task import Data_contra, Reads
 
-SHRINKAGE = 0.1
-"""Share of the pooled covariance that is replaced by a multiple of the identity."""
+LEAST_SHRINKAGE = 0.1
+"""Share of the pooled covariance that is replaced by a multiple of the identity, at least."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def statistics_bytes(classes: int, hidden: int) -> int:
 def discriminant_head(statistics: Sequence[ClassStatistics]) -> Head:
     """Head of linear discriminant analysis with equal priors, from the clients' sums.
 
-    logit_c = mu_c^T S^-1 x - mu_c^T S^-1 mu_c / 2, S the pooled covariance within classes, shrunk by
-    `SHRINKAGE`. Classes without an image get the smallest bias and a zero weight.
+    logit_c = mu_c^T S^-1 x - mu_c^T S^-1 mu_c / 2, S the pooled covariance within classes, shrunk as
+    `shrinkage` says. Classes without an image get the smallest bias and a zero weight.
     """
     counts = torch.stack([s.counts for s in statistics]).sum(dim=0).double()
     sums = torch.stack([s.sums for s in statistics]).sum(dim=0).double()
@@ -73,12 +73,28 @@ def discriminant_head(statistics: Sequence[ClassStatistics]) -> Head:
     means = sums / counts.clamp(min=1)[:, None]
     within = (gram - (means.T * counts) @ means) / counts.sum().clamp(min=1)
     scale = within.diagonal().mean().clamp(min=1e-8)
-    within = (1 - SHRINKAGE) * within + SHRINKAGE * scale * torch.eye(len(within)).double()
+    share = shrinkage(within, float(counts.sum() - (counts > 0).sum()))
+    within = (1 - share) * within + share * scale * torch.eye(len(within)).double()
     weight = torch.linalg.solve(within, means.T).T
     bias = -0.5 * (weight * means).sum(dim=1)
     known = counts > 0
     bias = torch.where(known, bias, bias[known].min() if bool(known.any()) else bias)
     return Head(weight=weight.float(), bias=bias.float())
+
+
+def shrinkage(within: Tensor, freedom: float) -> float:
+    """Share of a covariance [p, p] of so many degrees of freedom to be replaced by the identity's.
+
+    The oracle approximating shrinkage (Chen, Wiesel, Eldar and Hero, IEEE Transactions on Signal
+    Processing 58, 2010, equation 23), which needs no more than the covariance itself, and never less
+    than `LEAST_SHRINKAGE`: with few images most directions of features are known from none.
+    """
+    size = len(within)
+    square, trace = float(within.square().sum()), float(within.trace())
+    spread = (freedom + 1 - 2 / size) * (square - trace**2 / size)
+    if spread <= 0:  # no freedom, or the identity's multiple already
+        return 1.0
+    return min(1.0, max(LEAST_SHRINKAGE, ((1 - 2 / size) * square + trace**2) / spread))
 
 
 def with_label_prior(head: Head, labels: Tensor, images: float) -> Head:
