@@ -1,4 +1,4 @@
-"""`silva demo`: a forest on embedded pictures, in minutes, with nothing to download."""
+"""`silva demo`: a forest on embedded pictures, tuned and served, with nothing to download."""
 
 from __future__ import annotations
 
@@ -38,9 +38,15 @@ def _demo(
         Path | None, typer.Option(help="Where the forest will stand; default: a free name.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Serve on at the end, until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of the server; 0 for any.")] = 0,
 ) -> None:
-    """Tune a forest on embedded pictures and show what each tier adds (minutes)."""
+    """Tune a forest on embedded pictures, serve it, and let a new client join (minutes)."""
     from silva import api
+    from silva.cli.demo_meeting import meet
+    from silva.cli.demo_server import served
     from silva.cli.progress import stages
     from silva.cli.summary import print_summary
     from silva.config import build
@@ -55,10 +61,16 @@ def _demo(
     with stages() as show:
         forest = api.tune(config, where, show)
     print_summary(where)
-    print(f"picture {where / 'report' / 'overview.png'}")
-    client = next(name for name in forest.clients if forest.client(name).seen)
-    print(f"next    silva forest show {where}")
-    print(f"        silva predict {where} --client {client} PICTURE.png")
+    print(f"picture {where / 'report' / 'overview.png'}\n")
+    with served(config.backbone, where, port) as server:
+        meet(forest, config, server)
+        client = next(name for name in forest.clients if forest.client(name).seen)
+        print(f"next    silva forest show {where}")
+        print(f"        silva predict {where} --client {client} PICTURE.png")
+        print(f"        silva serve {config.backbone} --forest {where}")
+        if keep:
+            print(f"serving {server.url}/ until Ctrl-C")
+            server.process.wait()
 
 
 def _free(name: str) -> Path:
