@@ -9,6 +9,7 @@ from pathlib import Path
 import claims_serving
 import common
 import render_experts
+import render_forest
 import render_overlap
 from gfm import table
 from tuning import Numbers
@@ -48,6 +49,7 @@ def render(results: Path) -> str:
     others += (list(claims_serving.rows(results, UNMEASURED)),)
     others += (render_experts.claims(results, UNMEASURED),)
     others += (render_overlap.claims(results, UNMEASURED),)
+    others += (render_forest.claims(results, UNMEASURED),)
     return f"{accuracy}\n\n" + table(
         ("claim", "measured", "holds"), [row for group in others for row in group]
     )

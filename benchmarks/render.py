@@ -17,6 +17,7 @@ from pathlib import Path
 import claims
 import common
 import render_experts
+import render_forest
 import render_overlap
 import render_reality
 import render_serving
@@ -344,6 +345,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **render_serving.BLOCKS,
     "dispatch": render_experts.dispatch,
     "overlap": render_overlap.overlap,
+    "forest-serving": render_forest.forest,
     "reality": render_reality.reality,
 }
 
