@@ -48,9 +48,11 @@ forest = silva.tune(build(silva.TuneConfig, settings), "from-python")
 print(forest.clusters, forest.client("c-01").accuracy)
 for answer in forest.predict("c-01", ["picture.png"], top=3):
     print(answer.image, answer.classes[0], answer.probabilities[0])
+forest.export_peft("c-01-adapter", client="c-01")  # for stock transformers and PEFT; import_peft reads
 
 print(silva.Forest.load("forest").clients)
 PY
 expect "^picture.png .* [01]\."
+test -s c-01-adapter/adapter_model.safetensors
 
 cat said.txt >&3

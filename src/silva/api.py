@@ -11,13 +11,21 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError
 
 from silva import prediction
 from silva.adapters import forest as storage
 from silva.adapters.joining import Joined, join
+from silva.adapters.module_map import Layout
+from silva.adapters.peft_exchange import (
+    known_tier,
+    leaf_change,
+    tier_change,
+    write_path,
+    write_tier,
+)
 from silva.adapters.probe_file import decode_probed, encode_probed
 from silva.errors import RunError
 from silva.federation import tune as tuning
@@ -115,6 +123,40 @@ class Forest(storage.Forest):
     def join(self, client: str, probe: bytes) -> Joined:
         """Route a client by the file that `make_probe` made, and commit it without a leaf."""
         return join(self, client, decode_probed(probe, self.manifest, "the probe"))
+
+    def export_peft(
+        self,
+        folder: str | Path,
+        *,
+        client: str = "",
+        tier: str = "",
+        stack: bool = False,
+        transformers: int = 5,
+    ) -> tuple[str, ...]:
+        """Write a client's path, or one tier, as a PEFT directory; the names of what was written.
+
+        stack: a directory for each tier of the path. transformers: whose module names, 4 or 5.
+        Raises UnknownClientError, ConfigError or ForestError.
+        """
+        layout: Layout = "hf5" if transformers == 5 else "hf4"
+        if client or stack:
+            name = client or known_tier(self, tier)
+            return write_path(self, name, Path(folder), stack=stack, layout=layout)
+        write_tier(self, tier, Path(folder), layout=layout)
+        return (tier,)
+
+    def import_peft(
+        self, folder: str | Path, *, client: str = "", tier: str = "", cluster: str = ""
+    ) -> Self:
+        """Commit a PEFT directory as a client's leaf (below `cluster`), or as a shared tier.
+
+        The forest's new version. Raises ConfigError or ForestError; then nothing is committed.
+        """
+        if client:
+            change = leaf_change(self, Path(folder), client, cluster)
+        else:
+            change = tier_change(self, Path(folder), tier)
+        return self.commit(change, parent=self.version)
 
     def _material(self, data: str, split: str, labels: str, backbone: str) -> Material:
         """A client's data with the model of the forest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import tiny
 import torch
 from calls import World, digests, done, refused, seen_client
 
+from silva import api
 from silva.adapters.change import Change, NewClient, NewCluster
 from silva.adapters.forest import Forest
 from silva.adapters.manifest import BaseModel
@@ -19,6 +21,7 @@ from silva.adapters.peft import import_peft
 from silva.adapters.routing import signature
 from silva.adapters.tiers import AdapterPath, Head, LoraPair, Tier, TierName
 from silva.data.open import open_dataset
+from silva.errors import ConfigError, ForestError
 from silva.federation.classification import Classification
 from silva.federation.features import ClientData
 from silva.federation.heads import class_statistics, discriminant_head
@@ -213,3 +216,20 @@ def test_export_refuses_a_folder_that_is_in_use(world: World, tmp_path: Path) ->
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     words = ["forest", "export", world.forest, "--tier", "root", "--peft", tmp_path / "mine"]
     assert "exists already" in refused(tmp_path, *words)
+
+
+def test_the_python_calls_do_what_the_commands_do(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.forest, tmp_path / "forest")
+    forest = api.Forest.load(tmp_path / "forest")
+    client = next(name for name in forest.clients if forest.client(name).leaf)
+    assert forest.export_peft(tmp_path / "path", client=client) == (client,)
+    grown = forest.import_peft(tmp_path / "path", client="copy", cluster="")
+    assert grown.version == forest.version + 1
+    assert grown.client("copy").leaf == forest.client(client).leaf
+    assert grown.client("copy").cluster == forest.client(client).cluster
+    stacked = forest.export_peft(tmp_path / "stack", tier=forest.clusters[0], stack=True)
+    assert len(stacked) == 2
+    with pytest.raises(ForestError, match="someone else committed"):
+        forest.import_peft(tmp_path / "path", client="late")
+    with pytest.raises(ConfigError, match="no tier 'cluster-9'"):
+        grown.export_peft(tmp_path / "none", tier="cluster-9")

@@ -12,10 +12,7 @@ from silva.cli.forest_join import join, probe, reload
 from silva.errors import ConfigError
 
 if TYPE_CHECKING:
-    from silva.adapters.change import Change
-    from silva.adapters.forest import Forest
     from silva.adapters.maintenance import VerifyReport
-    from silva.adapters.tiers import Tier
 
 ForestFolder = Annotated[Path, typer.Argument(metavar="FOREST", help="The forest's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
@@ -154,32 +151,15 @@ def export(
     ] = 5,
 ) -> None:
     """Write a client's path as one PEFT adapter (or a stack of them), or one tier alone."""
+    from silva.api import Forest
     from silva.cli.progress import stages
 
     _exactly_one(client, tier)
     with stages("reading and writing adapters"):
-        wrote = _export(folder, peft, client, tier, stack, transformers)
-    print(f"wrote {wrote} to {peft}")
-
-
-def _export(
-    folder: Path, peft: Path, client: str, tier: str, stack: bool, transformers: int
-) -> str:
-    """Write what `export` was asked for; the names of what was written."""
-    from silva.adapters.forest import Forest
-    from silva.adapters.module_map import Layout
-    from silva.adapters.peft import export_peft, export_stack
-
-    forest = Forest.load(folder)
-    layout: Layout = "hf5" if transformers == 5 else "hf4"
-    path = forest.path(client or _tier_name(forest, tier))
-    base, classes = forest.base.id, forest.class_names
-    if stack:
-        names = export_stack(path, peft, base_id=base, class_names=classes, layout=layout)
-        return ", ".join(names)
-    adapter = path if client else path.tiers[-1]
-    export_peft(adapter, peft, base_id=base, class_names=classes, layout=layout)
-    return client or tier
+        wrote = Forest.load(folder).export_peft(
+            peft, client=client, tier=tier, stack=stack, transformers=transformers
+        )
+    print(f"wrote {', '.join(wrote)} to {peft}")
 
 
 def import_(
@@ -193,99 +173,18 @@ def import_(
 
     A client's whole path is read too, where it begins with this forest's root and cluster.
     """
-    from silva.adapters.forest import Forest
+    from silva.api import Forest
     from silva.cli.progress import stages
 
     _exactly_one(client, tier)
     with stages("reading and writing adapters"):
-        forest = Forest.load(folder)
-        if client:
-            change = _leaf_change(forest, peft, client, cluster)
-        else:
-            change = _tier_change(forest, peft, _tier_name(forest, tier))
-        grown = forest.commit(change, parent=forest.version)
+        grown = Forest.load(folder).import_peft(peft, client=client, tier=tier, cluster=cluster)
     print(f"imported {peft} as {client or tier}; version {grown.version} is live")
-
-
-def _leaf_change(forest: Forest, peft: Path, client: str, cluster: str) -> Change:
-    from silva.adapters.change import Change, NewClient
-
-    old = forest.manifest.clients.get(client)
-    home = cluster or (old.cluster if old else None) or None
-    home, leaf = _imported_leaf(forest, peft, home, (cluster,) if cluster else ())
-    if old is None:
-        return Change(clients={client: NewClient(leaf=leaf, cluster=home, seen=False)})
-    # What was measured with the old leaf or cluster says nothing about the new path.
-    stale = {"leaf"} if home == old.cluster else {"leaf", "cluster"}
-    accuracy, perplexity = (
-        {name: value for name, value in values.items() if name not in stale}
-        for values in (old.accuracy, old.perplexity)
-    )
-    new = NewClient(leaf, home, old.seen, old.images, old.style, accuracy, perplexity)
-    return Change(clients={client: new})
-
-
-def _tier_change(forest: Forest, peft: Path, tier: str) -> Change:
-    from silva.adapters.change import Change, NewCluster
-    from silva.adapters.routing import signature
-
-    if tier == "root":
-        return Change(root=_imported(forest, peft, "root", above="root"))
-    new = _imported(forest, peft, "cluster", above=tier)
-    bases = signature({name: pair.B for name, pair in new.pairs.items()})
-    return Change(clusters={tier: NewCluster(new, bases)})
-
-
-def _imported_leaf(
-    forest: Forest, peft: Path, home: str | None, only: tuple[str, ...]
-) -> tuple[str | None, Tier]:
-    """A leaf below `home`, or a whole path's leaf and its own cluster, one of `only` if given."""
-    from silva.adapters.peft_path import leaf_of_path
-
-    tier, rank = _read(forest, peft, "leaf", home or "root"), forest.manifest.adapter.rank
-    if any(pair.rank > rank for pair in tier.pairs.values()):
-        home, tier = leaf_of_path(forest, tier, only or (*forest.clusters, None)) or (home, tier)
-    return home, _fitted(forest, tier)
-
-
-def _imported(forest: Forest, peft: Path, kind: str, above: str) -> Tier:
-    return _fitted(forest, _read(forest, peft, kind, above))
-
-
-def _fitted(forest: Forest, tier: Tier) -> Tier:
-    from silva.adapters.peft import fit_tier
-
-    shape = forest.manifest.adapter
-    return fit_tier(tier, shape.rank, shape.scaling)
-
-
-def _read(forest: Forest, peft: Path, kind: str, above: str) -> Tier:
-    from typing import cast
-
-    from silva.adapters.peft import import_peft
-    from silva.adapters.tiers import TierName
-
-    path = forest.path(above)
-    return import_peft(
-        peft,
-        name=cast(TierName, kind),
-        head=path.head,
-        class_names=forest.class_names,
-        modules=path.tiers[0].pairs,
-    )
 
 
 def _exactly_one(client: str, tier: str) -> None:
     if bool(client) == bool(tier):
         raise ConfigError("name a client or a tier", remedy="give one of --client and --tier")
-
-
-def _tier_name(forest: Forest, tier: str) -> str:
-    """The name of a tier that the forest has, for every path below it."""
-    if tier == "root" or tier in forest.clusters:
-        return tier
-    there = ", ".join(["root", *forest.clusters[:10]])
-    raise ConfigError(f"no tier {tier[:40]!r} in this forest", remedy=f"it has {there}")
 
 
 def _megabytes(size: int) -> str:
