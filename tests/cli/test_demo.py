@@ -13,11 +13,12 @@ import httpx
 import numpy as np
 import pytest
 import tiny
+import tiny_text
 from calls import World, done
 from PIL import Image
 
 from silva.adapters.forest import Forest
-from silva.cli import demo
+from silva.cli import demo, demo_texts
 from silva.cli.demo_newcomer import NAME, TEST, TRAIN, make_newcomer
 from silva.cli.demo_server import served
 from silva.config import build
@@ -51,7 +52,7 @@ def small(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def test_the_demo_runs_from_nothing_and_says_what_comes_next(small: Path) -> None:
     (small / "demo-forest.run").mkdir()
-    printed = done("demo", "--seed", 5)
+    printed = done("demo", "--no-texts", "--seed", 5)
     forest = Forest.load("demo-forest-2")
     assert "root + cluster + leaf" in printed
     picture = Path("demo-forest-2/report/overview.png")
@@ -73,7 +74,7 @@ def test_a_kept_server_is_served_on_until_it_is_stopped(small: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(done, "demo", "--keep", "--port", port)
+        run = pool.submit(done, "demo", "--no-texts", "--keep", "--port", port)
         while not run.done():
             with suppress(httpx.TransportError):
                 names = [m["id"] for m in httpx.get(f"{url}/v1/models").json()["data"]]
@@ -123,6 +124,35 @@ def test_a_free_name_passes_over_forests_and_unfinished_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, taken in (("x", "x"), ("x-2", "x-2.run"), ("x-3", "x-3"), ("x-4", "")):
-        assert demo._free("x") == Path(name)
+        assert demo._free(Path("x")) == Path(name)
         if taken:
             Path(taken).mkdir()
+
+
+def test_texts_are_tuned_and_served_where_the_model_is_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_text.save_model(tmp_path / "model")
+    monkeypatch.setitem(demo_texts.SETTINGS, "federation", tiny_text.SETTINGS)
+    monkeypatch.setitem(demo_texts.SETTINGS, "data", {**demo_texts.SETTINGS["data"], "window": 16})
+    demo_texts.show_texts(tmp_path / "forest", 3, str(model))
+    printed = capsys.readouterr().out
+    forest = Forest.load(tmp_path / "forest")
+    assert sorted(forest.clients) == ["code-1", "code-2", "manual-1", "manual-2"]
+    assert "Perplexity over clients" in printed
+    for client in ("the base", "root", "manual-1", "code-1"):
+        assert f"  as {client}" in printed
+
+
+def test_a_model_is_present_once_it_is_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SILVA_CACHE", str(tmp_path))
+    assert not demo_texts.present("smollm2")
+
+
+def test_the_writers_texts_are_of_two_kinds() -> None:
+    texts = demo_texts.writers()
+    assert all(len(text) == demo_texts.LETTERS for text in texts.values())
+    assert len(set(texts.values())) == 4
+    assert all(("__all__ = [" in texts[name]) == name.startswith("code") for name in texts)

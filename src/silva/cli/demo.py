@@ -38,6 +38,9 @@ def _demo(
         Path | None, typer.Option(help="Where the forest will stand; default: a free name.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
+    texts: Annotated[
+        bool, typer.Option("--texts/--no-texts", help="Texts too, where SmolLM2 is in the cache.")
+    ] = True,
     keep: Annotated[
         bool, typer.Option("--keep", help="Serve on at the end, until Ctrl-C.")
     ] = False,
@@ -47,11 +50,12 @@ def _demo(
     from silva import api
     from silva.cli.demo_meeting import meet
     from silva.cli.demo_server import served
+    from silva.cli.demo_texts import BACKBONE, present, show_texts
     from silva.cli.progress import stages
     from silva.cli.summary import print_summary
     from silva.config import build
 
-    where = out or _free("demo-forest")
+    where = out or _free(Path("demo-forest"))
     print(
         "20 clients photograph clothes, 100 pictures each. Their cameras differ: plain, inverted,\n"
         "rotated, edges only. silva is not told which client has which. 4 clients stay out of\n"
@@ -64,6 +68,8 @@ def _demo(
     print(f"picture {where / 'report' / 'overview.png'}\n")
     with served(config.backbone, where, port) as server:
         meet(forest, config, server)
+        if texts and present(BACKBONE):
+            show_texts(_free(where.with_name(f"{where.name}-texts")), seed)
         client = next(name for name in forest.clients if forest.client(name).seen)
         print(f"next    silva forest show {where}")
         print(f"        silva predict {where} --client {client} PICTURE.png")
@@ -73,10 +79,10 @@ def _demo(
             server.process.wait()
 
 
-def _free(name: str) -> Path:
-    """`name`, or `name-2`, `name-3`, ...: the first that neither a forest nor a run occupies."""
+def _free(place: Path) -> Path:
+    """`place`, or with -2, -3, ... after it: the first that neither a forest nor a run occupies."""
     for number in itertools.count(1):
-        path = Path(name if number == 1 else f"{name}-{number}")
+        path = place if number == 1 else place.with_name(f"{place.name}-{number}")
         if not path.exists() and not path.with_name(path.name + ".run").exists():
             return path
     raise AssertionError("unreachable")
