@@ -22,6 +22,7 @@ from silva.serving.engine.tiers import Tiers
 from silva.serving.forest_cards import served_forest
 from silva.serving.images.classifier import Classifier
 from silva.serving.images.service import ImageService
+from silva.serving.images.settings import check_settings
 from silva.serving.launch import LaunchConfig, admin_ring, api_keys
 from silva.serving.live_forest import LiveForest
 from silva.serving.process_name import show_as
@@ -34,6 +35,7 @@ def launch_images(config: LaunchConfig, announce: Callable[[str], None] = print)
     anybody when a setting, the port, the model or the forest is not usable.
     """
     http, serving = config.http, config.serve
+    check_settings(serving)
     keys, admins = KeyRing(api_keys(http)), admin_ring(http)
     forest = None
     if serving.forest:
