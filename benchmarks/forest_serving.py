@@ -111,7 +111,7 @@ def random_forest(folder: Path, model: Path, clients: int) -> Forest:
     from silva.adapters.manifest import BaseModel
     from silva.adapters.routing import signature
     from silva.adapters.tiers import NO_HEAD, LoraPair, Tier
-    from silva.models.adapted_llama import attention_weights
+    from silva.models.attention_parts import attention_weights
     from silva.models.language_loader import load_language_model
     from silva.models.llama import Llama
 
@@ -297,7 +297,7 @@ def swap_seconds(forest: Forest, model: Path) -> float:
     """What a leaf that is not in memory costs: read, checked and packed; the median of a hundred."""
     from silva.adapters.ledger import OBJECTS
     from silva.models.language_loader import load_language_model
-    from silva.models.mixed_llama import pack
+    from silva.models.mixed_language import pack
     from silva.serving.engine.tiers import Tiers
 
     loaded = load_language_model(model)

@@ -29,10 +29,10 @@ from silva.errors import DataError, ForestError
 from silva.federation import report
 from silva.federation.run import Progress
 from silva.federation.tune import TuneConfig, resume, tune
-from silva.models.adapted_llama import AdaptedLlama, adaptation_of_llama
+from silva.models.adapted_language import adaptation_of_language, adapted_model
 from silva.models.attention import CausalAttention
+from silva.models.attention_parts import adaptable
 from silva.models.language_loader import load_language_model
-from silva.models.llama import Llama
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,9 +72,8 @@ def seen(forest: Forest) -> str:
 
 def ours(folder: Path, forest: Forest, name: str, tokens: torch.Tensor) -> torch.Tensor:
     """silva's logits for one sequence."""
-    model = load_language_model(folder / "model")
-    assert isinstance(model, Llama)
-    adapted = AdaptedLlama(model, adaptation_of_llama(forest.path(name), model, merged=True))
+    model = adaptable(load_language_model(folder / "model"))
+    adapted = adapted_model(model, adaptation_of_language(forest.path(name), model, merged=True))
     positions = torch.arange(len(tokens))
     with torch.no_grad():
         return adapted.logits(adapted.hidden(tokens, positions, CausalAttention([len(tokens)])))

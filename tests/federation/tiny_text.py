@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from deepseek_cases import random_hf as random_deepseek
 from language_cases import random_hf
 from tokenizer_cases import byte_level, save_tokenizer
 
@@ -41,6 +42,13 @@ SETTINGS: dict[str, Any] = {
 def save_model(folder: Path) -> Path:
     """A Hugging Face directory with weights and tokenizer."""
     random_hf("llama", **SHAPE).save_pretrained(folder)
+    save_tokenizer(folder, byte_level())
+    return folder
+
+
+def save_latent_model(folder: Path, shape: str = "v3") -> Path:
+    """The same with latent attention and experts, in one of the shapes of `deepseek_cases`."""
+    random_deepseek(shape, vocab_size=SHAPE["vocab_size"], eos_token_id=0).save_pretrained(folder)
     save_tokenizer(folder, byte_level())
     return folder
 

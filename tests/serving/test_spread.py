@@ -60,6 +60,7 @@ def test_a_new_peer_is_the_rank_of_one_that_has_left() -> None:
         ({"colocated": True}, "serve.experts.ranks", "leave --ep or --colocated out"),
         ({"roles": {"auto": True}}, "serve.experts.ranks", "leave --ep or --auto-roles out"),
         ({"pools": {"decode": 2}}, "serve.experts.ranks", "ask for --decode 1"),
+        ({"forest": "forest"}, "serve.experts.ranks", "leave --ep or --forest out"),
         ({"stuck_s": 20.0}, "serve.experts.patience_s", "below serve.stuck_s"),
     ],
 )

@@ -21,8 +21,10 @@ _HF4 = {
     "mlp.fc2": "output.dense",
 }
 _SILVA = {old: new for new, old in _HF4.items()}
-_LANGUAGE = re.compile(r"(?:model\.)?(layers\.[0-9]{1,4}\.self_attn\.[qkvo]_proj)")
-"""Attention of Llama-shaped models; both versions of transformers have the same names."""
+_LANGUAGE = re.compile(
+    r"(?:model\.)?(layers\.[0-9]{1,4}\.self_attn\.(?:[qkvo]_proj|q_[ab]_proj|kv_a_proj_with_mqa))"
+)
+"""Attention of Llama- and DeepSeek-shaped models; both versions of transformers name it alike."""
 _OWN = re.compile(r"layers\.([0-9]{1,4})\.(.+)")
 _V5 = re.compile(r"(?:vit\.)?layers\.([0-9]{1,4})\.(.+)")
 _V4 = re.compile(r"(?:vit\.)?encoder\.layer\.([0-9]{1,4})\.(.+)")
@@ -53,7 +55,7 @@ def from_transformers(module: str, where: object) -> str:
         return f"layers.{int(match[1])}.{_SILVA[match[2]]}"
     raise ForestError(
         f"module {module[:120]!r} is none of a Vision Transformer's linear layers, nor of the "
-        "attention of a Llama-shaped model",
+        "attention of a Llama- or DeepSeek-shaped model",
         where=where,
         remedy="import adapters of ViTForImageClassification or LlamaForCausalLM",
     )

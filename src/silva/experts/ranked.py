@@ -61,7 +61,7 @@ class RankedModel:
 
         def half(model: Deepseek, mine: slice, attend: LatentAttend) -> Flow:
             rotation = model.rotation(positions[mine])
-            return model.flow(tokens[mine], rotation, WholeHeads(model.config, rotation, attend))
+            return model.flow(tokens[mine], rotation, WholeHeads(model, rotation, attend))
 
         whole = partial(self.model.hidden, tokens, positions, attend)
         return self._pass(Pass.HIDDEN, _Work(whole, half, len(tokens)), attend)
@@ -75,7 +75,7 @@ class RankedModel:
 
         def half(model: Deepseek, mine: slice, attend: LatentAttend) -> Flow:
             rotation = model.rotation(positions[mine])
-            heads = WholeHeads(model.config, rotation, attend)
+            heads = WholeHeads(model, rotation, attend)
             return model.draft_flow(hidden[mine], tokens[mine], rotation, heads)
 
         whole = partial(self.model.draft, hidden, tokens, positions, attend)

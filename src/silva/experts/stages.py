@@ -25,7 +25,7 @@ from torch import Tensor
 
 from silva.errors import ConfigError
 from silva.experts.trade import Goods, Sharers, Step, Trade, even, gather, to_rows
-from silva.models.deepseek import AttentionWeights, Deepseek, HeadStage, queries
+from silva.models.deepseek import AttentionWeights, Deepseek, HeadStage, linear, queries
 from silva.models.deepseek_config import DeepseekConfig
 from silva.models.latent import LatentAttend
 from silva.models.llama import Linear
@@ -140,7 +140,7 @@ class _SharedHeads:
         both = gather(self.trade, Goods.LATENTS, torch.cat((q, latent), dim=1), self.rows)
         q, latent = both.split(sizes, dim=1)
         mine = _part(heads, place)
-        made = queries(self._of(weights.q_up, mine), q, self.rotation, self.config)
+        made = queries(linear(q, self._of(weights.q_up, mine)), self.rotation, self.config)
         of_mine = replace(weights.heads, up=weights.heads.up[mine])
         said = self.attend(layer, made, latent, of_mine).flatten(1)
         columns = [count * self.config.value_size for count in heads]

@@ -15,8 +15,17 @@ class AdapterConfig:
     alpha: float = setting(16.0, low=0.0, high=4096.0, help="scaling s = alpha / rank")
     targets: tuple[str, ...] = setting(
         ("q_proj", "v_proj"),
-        choices=("q_proj", "k_proj", "v_proj", "o_proj"),
-        help="attention projections that carry a pair, in every block",
+        choices=(
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "q_a_proj",
+            "q_b_proj",
+            "kv_a_proj_with_mqa",
+        ),
+        help="attention projections that carry a pair, in every block; left as it is, a model with "
+        "latent attention takes its own of queries and latents",
     )
 
 

@@ -19,12 +19,19 @@ from silva.adapters.tiers import AdapterPath, Head
 from silva.data.nouns import ClientRows, Partition
 from silva.data.text import TextDataset
 from silva.errors import ConfigError
-from silva.federation.config import FederationConfig
+from silva.federation.config import AdapterConfig, FederationConfig
 from silva.federation.figures import PERPLEXITY, Figure
 from silva.federation.record import Surprise
 from silva.federation.task import Objective
-from silva.models.adapted_llama import AdaptedLlama, adaptation_of_llama, attention_weights
+from silva.models.adapted_language import adaptation_of_language, adapted_model
 from silva.models.attention import CausalAttention
+from silva.models.attention_parts import (
+    Adaptable,
+    all_weights,
+    attention_weights,
+    usual_targets,
+)
+from silva.models.latent import CausalLatents
 from silva.models.layers import Adaptation
 from silva.models.llama import Llama
 
@@ -68,7 +75,7 @@ class ClientTexts:
 class LanguageModelling:
     """The task of predicting the next token, judged by perplexity."""
 
-    def __init__(self, model: Llama, window: int) -> None:
+    def __init__(self, model: Adaptable, window: int) -> None:
         self.model, self._window = model, window
 
     @property
@@ -88,8 +95,11 @@ class LanguageModelling:
         return self.model.weights.embedding.device
 
     def settled(self, config: FederationConfig) -> FederationConfig:
-        """Without the control that trains heads alone, unless others were asked for beside it."""
+        """Without the control that trains heads alone, unless others were asked for beside it; with
+        the model's own projections where the usual ones, which it has not, were left.
+        """
         usual = FederationConfig()
+        config = replace(config, adapter=self._targeted(config.adapter))
         for name in HEADLESS:
             if getattr(config, name) != getattr(usual, name):
                 raise ConfigError(
@@ -107,15 +117,27 @@ class LanguageModelling:
             )
         return config
 
+    def _targeted(self, adapter: AdapterConfig) -> AdapterConfig:
+        if adapter.targets == AdapterConfig().targets:
+            return replace(adapter, targets=usual_targets(self.model))
+        has = {module.rsplit(".", 1)[-1] for module in all_weights(self.model)}
+        if strange := sorted(set(adapter.targets) - has):
+            raise ConfigError(
+                f"the model has no projection {strange[0]!r}",
+                where="federation.adapter.targets",
+                remedy=f"choose among {', '.join(sorted(has))}",
+            )
+        return adapter
+
     def base(self, projections: tuple[str, ...]) -> dict[str, Tensor]:
         return {n: w.detach().cpu() for n, w in attention_weights(self.model, projections).items()}
 
     def merged(self, path: AdapterPath) -> Mapping[str, Tensor]:
-        return adaptation_of_llama(path, self.model, merged=True).merged
+        return adaptation_of_language(path, self.model, merged=True).merged
 
     def objective(self, data: ClientText, adaptation: Adaptation, *, fixed: bool) -> Objective:
         """Cross entropy of the next token. Nothing lies above the pairs that could be `fixed`."""
-        model = AdaptedLlama(self.model, adaptation)
+        model = adapted_model(self.model, adaptation)
 
         def loss(rows: Tensor, head: Head) -> Tensor:
             return _cross_entropy(model, data.tokens[rows].to(self.device), "mean")
@@ -125,7 +147,7 @@ class LanguageModelling:
     @torch.no_grad()
     def measure(self, data: ClientText, merged: Mapping[str, Tensor], head: Head) -> Surprise:
         """Cross entropy, summed over the tokens of all windows but the first of each."""
-        model = AdaptedLlama(self.model, Adaptation(merged=merged).to(self.device))
+        model = adapted_model(self.model, Adaptation(merged=merged).to(self.device))
         parts = data.tokens.split(self.at_once)
         loss = sum(float(_cross_entropy(model, part.to(self.device), "sum")) for part in parts)
         return Surprise(loss, data.tokens[:, 1:].numel(), int(data.bytes.sum()))
@@ -135,10 +157,13 @@ class LanguageModelling:
         return found.loss / found.total
 
 
-def _cross_entropy(model: Llama, windows: Tensor, reduction: str) -> Tensor:
+def _cross_entropy(model: Adaptable, windows: Tensor, reduction: str) -> Tensor:
     """Of every token of int64 [n, length] but the first, given those before it in its window."""
     n, length = windows.shape[0], windows.shape[1] - 1
     positions = torch.arange(length, device=windows.device).repeat(n)
-    attend = CausalAttention([length] * n)
-    hidden = model.hidden(windows[:, :-1].flatten(), positions, attend)
+    tokens, lengths = windows[:, :-1].flatten(), [length] * n
+    if isinstance(model, Llama):
+        hidden = model.hidden(tokens, positions, CausalAttention(lengths))
+    else:
+        hidden = model.hidden(tokens, positions, CausalLatents(lengths))
     return F.cross_entropy(model.logits(hidden), windows[:, 1:].flatten(), reduction=reduction)

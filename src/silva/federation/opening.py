@@ -9,13 +9,13 @@ from pathlib import Path
 from silva.adapters.forest import Forest
 from silva.adapters.manifest import BaseModel
 from silva.data.text import TextDataset, read_texts
-from silva.errors import ConfigError, DataError, ForestError, ModelError, PromptError
+from silva.errors import ConfigError, DataError, ForestError, PromptError
 from silva.federation.language import ClientTexts, LanguageModelling
 from silva.federation.material import TEXT, Material
+from silva.models.attention_parts import Adaptable, adaptable
 from silva.models.fetch import KNOWN
 from silva.models.language_loader import load_language_model
 from silva.models.library import Library
-from silva.models.llama import Llama
 from silva.models.tokenizer import Tokenizer, load_tokenizer
 
 TEST_SHARE = 0.2
@@ -25,7 +25,7 @@ TEST_SHARE = 0.2
 class ModelTokens:
     """A model's tokens for texts (`silva.data.text.Coder`)."""
 
-    def __init__(self, tokenizer: Tokenizer, model: Llama) -> None:
+    def __init__(self, tokenizer: Tokenizer, model: Adaptable) -> None:
         self._tokenizer, self._rows = tokenizer, model.config.vocab_size
         self.end: Sequence[int] = model.config.eos_ids[:1]
 
@@ -42,27 +42,21 @@ class ModelTokens:
         return len(self._tokenizer.token_bytes(token))
 
 
-def open_language(name_or_path: str) -> tuple[BaseModel, Llama, ModelTokens]:
-    """A Llama-shaped model by name or path, in float32, with its tokens. Raises ModelError.
+def open_language(name_or_path: str) -> tuple[BaseModel, Adaptable, ModelTokens]:
+    """A language model by name or path, in float32, with its tokens. Raises ModelError.
 
     A known name is fetched where it is not here yet.
     """
     folder = Library().resolve(name_or_path)
     known = name_or_path in KNOWN
     name = name_or_path if known else str(Path(name_or_path).expanduser().resolve())
-    model = load_language_model(folder, name=name)
-    if not isinstance(model, Llama):
-        raise ModelError(
-            "is no Llama-shaped model; adapters attach to the projections of those only",
-            where=name,
-            remedy="give a model of the type llama, mistral, qwen2 or qwen3",
-        )
+    model = adaptable(load_language_model(folder, name=name))
     return BaseModel(name, model.digest), model, ModelTokens(load_tokenizer(folder), model)
 
 
 def text_material(
     base: BaseModel,
-    model: Llama,
+    model: Adaptable,
     tokens: ModelTokens,
     path: str,
     window: int,

@@ -54,8 +54,8 @@ class TuneConfig:
 
     backbone: str = setting(
         "silva-vit-tiny",
-        help="a shipped name or a Hugging Face ViT directory; for texts smollm2, or a Llama-shaped "
-        "model's directory or GGUF file",
+        help="a shipped name or a Hugging Face ViT directory; for texts smollm2, or a "
+        "directory of a Llama- or DeepSeek-shaped model, or a GGUF file",
     )
     seed: int = setting(0, low=0, high=2**31, help="decides every random draw")
     threads: int = setting(

@@ -111,12 +111,13 @@ class HeadStage(Protocol):
 class WholeHeads:
     """A `HeadStage` with all heads in one place."""
 
-    def __init__(self, config: DeepseekConfig, rotation: Rotation, attend: LatentAttend) -> None:
+    def __init__(self, model: Deepseek, rotation: Rotation, attend: LatentAttend) -> None:
         """`rotation` of the step's tokens."""
-        self._config, self._rotation, self._attend = config, rotation, attend
+        self._model, self._rotation, self._attend = model, rotation, attend
 
     def __call__(self, layer: int, weights: AttentionWeights, q: Tensor, latent: Tensor) -> Tensor:
-        made = queries(weights.q_up, q, self._rotation, self._config)
+        up = self._model.linear(q, f"layers.{layer}.attention.q_up", weights.q_up)
+        made = queries(up, self._rotation, self._model.config)
         return self._attend(layer, made, latent, weights.heads).flatten(1)
 
 
@@ -160,7 +161,7 @@ class Deepseek:
     def hidden(self, tokens: Tensor, positions: Tensor, attend: LatentAttend) -> Tensor:
         """Normalised last hidden states [tokens, hidden_size]; tokens, positions: int64 [tokens]."""
         rotation = self.rotation(positions)
-        return self.hidden_by(tokens, rotation, WholeHeads(self.config, rotation, attend))
+        return self.hidden_by(tokens, rotation, WholeHeads(self, rotation, attend))
 
     def hidden_by(self, tokens: Tensor, rotation: Rotation, heads: HeadStage) -> Tensor:
         """`hidden` of tokens whose heads may be elsewhere; `rotation` is that of these tokens."""
@@ -189,7 +190,7 @@ class Deepseek:
         ``positions + 1``. The module's latents lie in the layer after the model's, at `positions`.
         """
         rotation = self.rotation(positions)
-        stage = WholeHeads(self.config, rotation, attend)
+        stage = WholeHeads(self, rotation, attend)
         return self.draft_by(hidden, tokens, rotation, stage)
 
     def draft_by(
@@ -215,19 +216,27 @@ class Deepseek:
 
     def attention(self, n: int, layer: LayerWeights, flow: Flow) -> None:
         """The first half of a layer."""
-        weights = layer.attention
-        q, latent = self._down(weights, self.norm(flow.x, weights.norm), flow.rotation)
-        flow.x = flow.x + linear(flow.heads(n, weights, q, latent), weights.output)
+        weights, at = layer.attention, f"layers.{n}.attention"
+        q, latent = self._down(at, weights, self.norm(flow.x, weights.norm), flow.rotation)
+        said = flow.heads(n, weights, q, latent)
+        flow.x = flow.x + self.linear(said, f"{at}.output", weights.output)
+
+    def linear(self, x: Tensor, name: str, pieces: Linear) -> Tensor:
+        """One of the attention's linear maps of x [tokens, in]: ``layers.0.attention.q_down``, ...
+
+        Its name is for those who add something to it.
+        """
+        return linear(x, pieces)
 
     def _down(
-        self, weights: AttentionWeights, x: Tensor, rotation: Rotation
+        self, at: str, weights: AttentionWeights, x: Tensor, rotation: Rotation
     ) -> tuple[Tensor, Tensor]:
         """What queries are made from [tokens, q_rank or hidden_size], and latents [.., 576]."""
         c = self.config
         q = x
         if weights.q_down is not None and weights.q_norm is not None:
-            q = _latent_norm(linear(x, weights.q_down), weights.q_norm)
-        kv = linear(x, weights.kv_down)
+            q = _latent_norm(self.linear(x, f"{at}.q_down", weights.q_down), weights.q_norm)
+        kv = self.linear(x, f"{at}.kv_down", weights.kv_down)
         position = rotate_pairs(kv[:, None, c.kv_rank :], rotation, c.interleaved)[:, 0]
         return q, torch.cat((_latent_norm(kv[:, : c.kv_rank], weights.kv_norm), position), dim=-1)
 
@@ -242,9 +251,12 @@ class Deepseek:
         return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
 
 
-def queries(up: Linear, q: Tensor, rotation: Rotation, c: DeepseekConfig) -> Tensor:
-    """Queries with positions applied [tokens, heads, nope_size + rope_size], of the heads in `up`."""
-    q = linear(q, up).unflatten(-1, (-1, c.nope_size + c.rope_size))
+def queries(up: Tensor, rotation: Rotation, c: DeepseekConfig) -> Tensor:
+    """Queries with positions applied [tokens, heads, nope_size + rope_size].
+
+    up [tokens, heads * (nope_size + rope_size)]: what the projection up makes, of any heads.
+    """
+    q = up.unflatten(-1, (-1, c.nope_size + c.rope_size))
     turned = rotate_pairs(q[..., c.nope_size :], rotation, c.interleaved)
     return torch.cat((q[..., : c.nope_size], turned), dim=-1)
 

@@ -16,7 +16,7 @@ from silva.errors import ConfigError
 from silva.kernels import Backend
 from silva.models.language import LanguageConfig, LanguageModel
 from silva.models.language_loader import load_language_model
-from silva.models.mixed_llama import pack
+from silva.models.mixed_language import pack
 from silva.models.tokenizer import TOKENIZER
 from silva.serving.config import ServeConfig
 from silva.serving.engine.engine import Engine

@@ -77,6 +77,9 @@ def check_settings(config: ServeConfig) -> None:
     if config.roles.auto:
         what = "decode peers that share experts do not come and go with the load"
         raise ConfigError(what, where=RANKS, remedy="leave --ep or --auto-roles out")
+    if config.forest:
+        what = "steps that ranks share are not sorted by adapters yet"
+        raise ConfigError(what, where=RANKS, remedy="leave --ep or --forest out")
     if decode > 1:
         what = f"--ep {experts.ranks} makes {experts.ranks} decode peers of one, not of {decode}"
         raise ConfigError(what, where=RANKS, remedy="ask for --decode 1, or leave --ep out")

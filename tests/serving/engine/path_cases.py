@@ -11,20 +11,19 @@ import torch
 from silva.adapters.codec import encode_tier
 from silva.adapters.objects import ObjectStore
 from silva.adapters.tiers import NO_HEAD, LoraPair, Tier, TierName
-from silva.models.adapted_llama import attention_weights
+from silva.models.attention_parts import adaptable, attention_weights, usual_targets
 from silva.models.language import LanguageModel
-from silva.models.llama import Llama
 
 
 def random_tier(model: LanguageModel, name: TierName, seed: int, rank: int = 3) -> Tier:
-    assert isinstance(model, Llama)
+    shaped = adaptable(model)
     draw = torch.Generator().manual_seed(seed)
     pairs = {
         module: LoraPair(
             B=0.4 * torch.randn(w.shape[0], rank, generator=draw),
             A=0.4 * torch.randn(rank, w.shape[1], generator=draw),
         )
-        for module, w in attention_weights(model, ("q_proj", "v_proj")).items()
+        for module, w in attention_weights(shaped, usual_targets(shaped)).items()
     }
     return Tier(name, pairs, NO_HEAD, 2.0)
 

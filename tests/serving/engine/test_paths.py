@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import deepseek_cases
 import pytest
 from engine_world import (
     CONTEXT,
@@ -25,16 +26,22 @@ from path_cases import CLIENTS, Grove
 from silva.control.request import Request
 from silva.errors import ServingError
 from silva.models.language import LanguageModel
-from silva.models.mixed_llama import pack
+from silva.models.language_loader import load_language_model
+from silva.models.mixed_language import pack
 from silva.serving.engine.tiers import TierError, Tiers
 
 Said = Callable[[str, tuple[int, ...]], Expected]
-PROMPTS = [tokens_of(n, n) for n in (1, 5, 16, 33, 70)]
+PROMPTS = [tokens_of(n, n, 89) for n in (1, 5, 16, 33, 70)]
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, LanguageModel]:
-    return tiny(tmp_path_factory.mktemp("model"))
+@pytest.fixture(scope="module", params=["llama", "latent"])
+def pair(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, LanguageModel]:
+    """A model of heads with keys of their own, and one of latents, with a module for drafts."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    if request.param == "llama":
+        return tiny(folder)
+    says: dict[str, Any] = {"max_position_embeddings": CONTEXT, "eos_token_id": None}
+    return deepseek_cases.save_drafting(folder, **says), load_language_model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +65,7 @@ def said(pair: tuple[Any, LanguageModel], grove: Grove) -> Said:
 def world(
     pair: tuple[Any, LanguageModel], grove: Grove, capacity: int = 1 << 20, **settings: Any
 ) -> World:
+    settings = {"drafts": pair[1].config.drafts, **settings}
     return World(
         pair[1], tiers=Tiers(grove.folder, partial(pack, model=pair[1]), capacity), **settings
     )

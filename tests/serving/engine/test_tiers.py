@@ -10,7 +10,7 @@ from engine_world import tiny
 from path_cases import Grove
 
 from silva.models.language import LanguageModel
-from silva.models.mixed_llama import pack
+from silva.models.mixed_language import pack
 from silva.serving.engine.tiers import TierError, Tiers
 
 

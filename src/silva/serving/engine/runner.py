@@ -30,7 +30,7 @@ from silva.errors import ServingError
 from silva.kernels import Backend
 from silva.models.language import DraftingModel, LanguageModel
 from silva.models.mixed import PackedTier
-from silva.models.mixed_llama import mixed
+from silva.models.mixed_language import mixed
 from silva.serving.engine.batch import Batch
 from silva.serving.engine.grammar import GrammarError, Matcher
 from silva.serving.engine.kv import KVMemory

@@ -1,4 +1,4 @@
-"""A Llama-shaped model in one pass over tokens of many adapter paths (`silva.models.mixed`)."""
+"""A language model in one pass over tokens of many adapter paths (`silva.models.mixed`)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor
 from silva.adapters.tiers import Tier
 from silva.errors import ModelError
 from silva.models.adapted import check_pair
-from silva.models.adapted_llama import attention_parts
+from silva.models.attention_parts import adaptable, attention_parts
+from silva.models.deepseek import Deepseek
 from silva.models.language import LanguageModel
-from silva.models.llama import Llama
+from silva.models.llama import Linear, Llama
 from silva.models.mixed import Branch, Expansion, PackedTier, Run, add_runs
 
 
@@ -28,10 +29,26 @@ class MixedLlama(Llama):
         return add_runs(super().linear(x, name), x, name, self._runs)
 
 
+class MixedDeepseek(Deepseek):
+    """The same of a model with latent attention, whose experts are the model's own."""
+
+    def __init__(self, model: Deepseek, runs: Sequence[Run]) -> None:
+        super().__init__(
+            model.config, model.weights, model.exchange, name=model.name, digest=model.digest
+        )
+        self._runs = runs
+
+    def linear(self, x: Tensor, name: str, pieces: Linear) -> Tensor:
+        """See `Deepseek`. Not for autograd."""
+        return add_runs(super().linear(x, name, pieces), x, name, self._runs)
+
+
 def mixed(model: LanguageModel, runs: Sequence[Run]) -> LanguageModel:
     """`model` for one pass with these runs; without any it is the model itself."""
     if not runs:
         return model
+    if isinstance(model, Deepseek):
+        return MixedDeepseek(model, runs)
     assert isinstance(model, Llama)  # `pack` refuses every other
     return MixedLlama(model, runs)
 
@@ -41,14 +58,8 @@ def pack(tier: Tier, model: LanguageModel) -> PackedTier:
 
     Raises ModelError where one does not fit the other.
     """
-    if not isinstance(model, Llama):
-        raise ModelError(
-            "adapters are served on Llama-shaped models only",
-            where=model.name,
-            remedy="serve a model of the type llama, mistral, qwen2 or qwen3",
-        )
     known, branches = set(tier.pairs), {}
-    for linear, parts in attention_parts(model):
+    for linear, parts in attention_parts(adaptable(model)):
         mine, column, rank = [], 0, 0
         for module, (weight, _) in parts:
             pair = tier.pairs.get(module)

@@ -1,4 +1,4 @@
-"""Pairs on a Llama-shaped model's attention: merged, as branches, and in the stock model's weights."""
+"""Pairs on a language model's attention: merged, as branches, and in the stock model's weights."""
 
 from __future__ import annotations
 
@@ -12,23 +12,19 @@ import torch
 pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from language_cases import random_hf, save_hf
+from adaptable_cases import ALL, FAMILIES, loaded, memory, stock
 
 from silva.adapters.tiers import NO_HEAD, AdapterPath, LoraPair, Tier
 from silva.errors import ModelError
-from silva.models.adapted_llama import AdaptedLlama, adaptation_of_llama, attention_weights
-from silva.models.attention import CausalAttention
-from silva.models.language_loader import load_language_model
+from silva.models.adapted_language import adaptation_of_language, adapted_model
+from silva.models.attention_parts import Adaptable, all_weights, attention_weights, usual_targets
 from silva.models.layers import Adaptation
-from silva.models.llama import Llama
 
-FAMILIES = ("llama biases, odd head", "smollm2", "qwen2", "qwen3")
-ALL = ("q_proj", "k_proj", "v_proj", "o_proj")
-TOKENS = torch.randint(0, 97, (2, 15), generator=torch.Generator().manual_seed(1))
+TOKENS = torch.randint(0, 89, (2, 15), generator=torch.Generator().manual_seed(1))
 
 
 def path_on(
-    model: Llama, projections: tuple[str, ...], ranks: tuple[int, ...] = (2, 3)
+    model: Adaptable, projections: tuple[str, ...], ranks: tuple[int, ...] = (2, 3)
 ) -> AdapterPath:
     """Random tiers, large enough to show."""
     draw = torch.Generator().manual_seed(3)
@@ -45,40 +41,34 @@ def path_on(
     return AdapterPath(tuple(tiers))
 
 
-def logits(model: Llama, adaptation: Adaptation) -> torch.Tensor:
-    adapted, (n, length) = AdaptedLlama(model, adaptation), TOKENS.shape
+def logits(model: Adaptable, adaptation: Adaptation) -> torch.Tensor:
+    adapted, (n, length) = adapted_model(model, adaptation), TOKENS.shape
     positions = torch.arange(length).repeat(n)
-    hidden = adapted.hidden(TOKENS.flatten(), positions, CausalAttention([length] * n))
+    hidden = adapted.hidden(TOKENS.flatten(), positions, memory(model, [length] * n))
     return adapted.logits(hidden).view(n, length, -1)
 
 
-def loaded(folder: Path, family: str) -> Llama:
-    model = load_language_model(save_hf(folder / "model", family))
-    assert isinstance(model, Llama)
-    return model
-
-
 @torch.no_grad()
-def with_updates(stock: Any, path: AdapterPath) -> torch.Tensor:
+def with_updates(model: Any, path: AdapterPath) -> torch.Tensor:
     """The stock model's logits with every update added to its own weight."""
     for module in path.modules():
-        stock.get_submodule(f"model.{module}").weight.add_(path.update(module))
-    found: torch.Tensor = stock(TOKENS).logits
+        model.get_submodule(f"model.{module}").weight.add_(path.update(module))
+    found: torch.Tensor = model(TOKENS).logits
     return found
 
 
-@pytest.mark.parametrize("projections", [("q_proj", "v_proj"), ALL])
+@pytest.mark.parametrize("every", [False, True], ids=["usual", "all"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_merged_and_branches_equal_the_stock_model_with_the_updates_in_its_weights(
-    tmp_path: Path, family: str, projections: tuple[str, ...]
+    tmp_path: Path, family: str, every: bool
 ) -> None:
     model = loaded(tmp_path, family)
-    path = path_on(model, projections)
-    wanted = with_updates(random_hf(family), path)
+    path = path_on(model, ALL[family] if every else usual_targets(model))
+    wanted = with_updates(stock(family), path)
     with torch.no_grad():
         plain = logits(model, Adaptation())
         for merged in (True, False):
-            found = logits(model, adaptation_of_llama(path, model, merged=merged))
+            found = logits(model, adaptation_of_language(path, model, merged=merged))
             assert float((found - wanted).abs().max()) < 1e-5
     assert float((wanted - plain).abs().max()) > 1e-2
 
@@ -93,16 +83,17 @@ def test_modules_are_named_layer_by_layer_and_share_the_models_memory(tmp_path: 
     assert found[names[1]].shape == (c.kv_heads * c.head_size, c.hidden_size)
 
 
-def test_gradients_reach_the_pairs_and_nothing_else(tmp_path: Path) -> None:
-    model = loaded(tmp_path, "smollm2")
-    pairs = path_on(model, ("q_proj", "v_proj"), (2,)).tiers[0].pairs
+@pytest.mark.parametrize("family", ["smollm2", "v3", "v2 lite"])
+def test_gradients_reach_the_pairs_and_nothing_else(tmp_path: Path, family: str) -> None:
+    model = loaded(tmp_path, family)
+    pairs = path_on(model, ALL[family], (2,)).tiers[0].pairs
     for pair in pairs.values():
         pair.A.requires_grad_(True)
         pair.B.requires_grad_(True)
     branches = {name: ((pair, 2.0),) for name, pair in pairs.items()}
     logits(model, Adaptation(branches=branches)).square().mean().backward()
     assert all(bool(t.grad.abs().sum() > 0) for p in pairs.values() for t in (p.A, p.B))
-    assert not any(w.requires_grad for w in attention_weights(model, ALL).values())
+    assert not any(w.requires_grad for w in all_weights(model).values())
 
 
 def test_a_pair_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -111,4 +102,4 @@ def test_a_pair_of_another_model_is_refused(tmp_path: Path) -> None:
         pair = LoraPair(torch.zeros(rows, 2), torch.zeros(2, 48))
         path = AdapterPath((Tier("root", {module: pair}, NO_HEAD, 1.0),))
         with pytest.raises(ModelError):
-            adaptation_of_llama(path, model, merged=True)
+            adaptation_of_language(path, model, merged=True)

@@ -1,4 +1,4 @@
-"""Rows of many paths in one pass give what each gives alone through `AdaptedLlama`."""
+"""Rows of many paths in one pass give what each gives alone through `adapted_model`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ import torch
 pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from language_cases import save_hf
+from adaptable_cases import ALL, FAMILIES, loaded, memory
 
 from silva.adapters.tiers import NO_HEAD, AdapterPath, LoraPair, Tier, TierName
 from silva.errors import ModelError
-from silva.models.adapted_llama import AdaptedLlama, adaptation_of_llama, attention_weights
-from silva.models.attention import CausalAttention
-from silva.models.language_loader import load_language_model
-from silva.models.llama import Llama
+from silva.models.adapted_language import adaptation_of_language, adapted_model
+from silva.models.attention_parts import Adaptable, attention_weights, usual_targets
 from silva.models.mixed import PackedTier, runs_of
-from silva.models.mixed_llama import mixed, pack
+from silva.models.mixed_language import mixed, pack
 
-FAMILIES = ("llama biases, odd head", "smollm2", "qwen2", "qwen3")
 LENGTH = 7
 
 
-def tier_on(model: Llama, name: TierName, projections: tuple[str, ...], rank: int) -> Tier:
+def tier_on(model: Adaptable, name: TierName, projections: tuple[str, ...], rank: int) -> Tier:
     draw = torch.Generator().manual_seed(rank + 31 * len(projections))
     pairs = {
         module: LoraPair(
@@ -39,20 +36,15 @@ def tier_on(model: Llama, name: TierName, projections: tuple[str, ...], rank: in
     return Tier(name, pairs, NO_HEAD, 2.0)
 
 
-def loaded(folder: Path, family: str) -> Llama:
-    model = load_language_model(save_hf(folder, family))
-    assert isinstance(model, Llama)
-    return model
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_many_paths_are_what_each_is_alone(family: str, tmp_path: Path) -> None:
     model = loaded(tmp_path, family)
-    root = tier_on(model, "root", ("q_proj", "v_proj"), 3)
-    clusters = [tier_on(model, "cluster", ("q_proj", "v_proj"), n) for n in (2, 5)]
+    usual = usual_targets(model)
+    root = tier_on(model, "root", usual, 3)
+    clusters = [tier_on(model, "cluster", usual, n) for n in (2, 5)]
     leaves = [
         tier_on(model, "leaf", projections, n)
-        for n, projections in ((1, ("v_proj",)), (4, ("q_proj", "k_proj", "v_proj", "o_proj")))
+        for n, projections in ((1, usual[1:]), (4, ALL[family]))
     ]
     paths: list[tuple[Tier, ...]] = [
         (),
@@ -63,24 +55,22 @@ def test_rows_of_many_paths_are_what_each_is_alone(family: str, tmp_path: Path) 
         (root, clusters[1], leaves[0]),
     ]
     draw = torch.Generator().manual_seed(5)
-    tokens = torch.randint(0, 97, (len(paths), LENGTH), generator=draw)
+    tokens = torch.randint(0, 89, (len(paths), LENGTH), generator=draw)
     positions = torch.arange(LENGTH).repeat(len(paths))
     kept: dict[int, PackedTier] = {}
     packed = [[kept.setdefault(id(t), pack(t, model)) for t in path] for path in paths]
     runs = runs_of(packed, np.full(len(paths), LENGTH, np.int32))
     together = mixed(model, runs)
     with torch.inference_mode():
-        hidden = together.hidden(
-            tokens.flatten(), positions, CausalAttention([LENGTH] * len(paths))
-        )
+        hidden = together.hidden(tokens.flatten(), positions, memory(model, [LENGTH] * len(paths)))
         for n, path in enumerate(paths):
-            adaptation = adaptation_of_llama(AdapterPath(path), model, merged=False)
-            alone = AdaptedLlama(model, adaptation)
-            wanted = alone.hidden(tokens[n], positions[:LENGTH], CausalAttention([LENGTH]))
+            adaptation = adaptation_of_language(AdapterPath(path), model, merged=False)
+            alone = adapted_model(model, adaptation)
+            wanted = alone.hidden(tokens[n], positions[:LENGTH], memory(model, [LENGTH]))
             found = hidden[n * LENGTH : (n + 1) * LENGTH]
             torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5)
             if n:
-                base = model.hidden(tokens[n], positions[:LENGTH], CausalAttention([LENGTH]))
+                base = model.hidden(tokens[n], positions[:LENGTH], memory(model, [LENGTH]))
                 assert not torch.allclose(found, base, atol=1e-2)
 
 
