@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "models data control",
         "experts",
         "federation serving supernode pretraining",
-        "console reality",
+        "reality",
         "prediction",
         "api",
         "cli",

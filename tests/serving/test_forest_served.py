@@ -27,13 +27,11 @@ from serving_world import (  # noqa: E402
     settings,
     settled,
 )
+from text_forest import grow  # noqa: E402
 
-from silva.adapters.change import Change, NewClient, NewCluster  # noqa: E402
+from silva.adapters.change import Change, NewClient  # noqa: E402
 from silva.adapters.forest import Forest  # noqa: E402
-from silva.adapters.manifest import BaseModel  # noqa: E402
 from silva.adapters.peft import export_peft  # noqa: E402
-from silva.adapters.routing import signature  # noqa: E402
-from silva.adapters.tiers import Tier  # noqa: E402
 from silva.control.request import Output, Request, SamplingParams  # noqa: E402
 from silva.errors import ForestError, SilvaError  # noqa: E402
 from silva.models.language_loader import load_language_model  # noqa: E402
@@ -55,27 +53,6 @@ class Grown:
     model: Path
     forest: Path
     said: dict[str, list[Expected]]
-
-
-def grow(folder: Path, model: Path) -> Forest:
-    loaded = load_language_model(model)
-
-    def cluster(n: int) -> NewCluster:
-        tier = random_tier(loaded, "cluster", 10 + n)
-        return NewCluster(tier, signature({m: p.B for m, p in tier.pairs.items()}))
-
-    def leaf(n: int) -> Tier:
-        return random_tier(loaded, "leaf", 20 + n)
-
-    clients = {f"c-{n}": NewClient(leaf(n), f"cluster-{n % 2}") for n in range(3)}
-    clients["far"] = NewClient(leaf(9))
-    change = Change(
-        root=random_tier(loaded, "root", 1),
-        clusters={f"cluster-{n}": cluster(n) for n in range(2)},
-        clients=clients,
-    )
-    adapter = {"rank": 3, "alpha": 6.0, "targets": ["q_proj", "v_proj"]}
-    return Forest.create(folder, BaseModel("tiny", loaded.digest), adapter, None, change)
 
 
 @pytest.fixture(scope="module")

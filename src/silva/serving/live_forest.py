@@ -18,6 +18,7 @@ from silva.adapters.joining import Joined, join
 from silva.adapters.probe_file import decode_probed
 from silva.serving.backend import ModelCard
 from silva.serving.forest_cards import forest_cards, served_forest
+from silva.serving.forest_outline import outline
 
 
 class LiveForest:
@@ -48,6 +49,10 @@ class LiveForest:
             "clusters": len(manifest.clusters),
             "clients": len(manifest.clients),
         }
+
+    def outline(self) -> dict[str, Any]:
+        """The same version with its clusters and clients (`silva.serving.forest_outline`)."""
+        return outline(self._forest.manifest)
 
     def reload(self) -> None:
         """Answer for the version that is live on disk."""

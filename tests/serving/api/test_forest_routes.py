@@ -61,6 +61,27 @@ def test_what_is_answered_for(api: Api) -> None:
     assert {"m", "m@root", "m@cluster-1", "m@c-00", "m@u-00"} <= names(api)
 
 
+def test_the_version_whole(api: Api) -> None:
+    tree = api.get(f"{URL}/tree").json()
+    assert (tree["version"], tree["parent"], tree["figure"]) == (1, None, "perplexity")
+    homes = {each["name"]: [one["name"] for one in each["clients"]] for each in tree["clusters"]}
+    assert homes == {"cluster-0": ["c-00", "c-02"], "cluster-1": ["c-01", "u-00"]}
+    guest = tree["clusters"][1]["clients"][1]
+    assert guest == {
+        "name": "u-00",
+        "leaf": False,
+        "seen": False,
+        "images": 0,
+        "style": "noisy",
+        "accuracy": {},
+        "perplexity": {},
+    }
+    assert api.request("DELETE", f"{URL}/clients/u-00").status_code == 200
+    tree = api.get(f"{URL}/tree").json()
+    assert [one["name"] for one in tree["clusters"][1]["clients"]] == ["c-01"]
+    assert f"{URL}/tree" in api.get("/openapi.json").json()["paths"]
+
+
 def test_a_client_joins_by_its_probe_and_can_be_asked_at_once(api: Api, live: LiveForest) -> None:
     assert asked(api, "m@new") == 404
     answer = joined(api, "new", probe_of(live, "cluster-1"))
@@ -126,7 +147,7 @@ def test_admin_keys_guard_every_verb(live: LiveForest, text: FakeText) -> None:
     keys = KeyRing([parse_key("boss=secret-of-boss", "test")])
     api = Api(create_app(FakeBackend(), text, forest=live, admin_keys=keys))
     probe = probe_of(live, "cluster-0")
-    assert api.get(URL).status_code == 401
+    assert api.get(URL).status_code == 401 == api.get(f"{URL}/tree").status_code
     assert api.post(URL, json={}).status_code == 401
     assert joined(api, "new", probe).status_code == 401
     assert api.request("DELETE", f"{URL}/clients/c-01").status_code == 401

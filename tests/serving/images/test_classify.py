@@ -17,18 +17,16 @@ import torch
 from PIL import Image
 
 HERE = Path(__file__).parents[2]
-sys.path[:0] = [str(HERE / "serving" / "api"), str(HERE / "federation")]
+sys.path[:0] = [str(HERE / "serving" / "api"), str(HERE / "serving" / "images")]
+sys.path.insert(0, str(HERE / "federation"))
 import tiny  # noqa: E402
 from api_transport import Api  # noqa: E402
+from image_forest import grow  # noqa: E402
 
-from silva.adapters.change import Change, NewClient, NewCluster  # noqa: E402
 from silva.adapters.forest import Forest  # noqa: E402
-from silva.adapters.manifest import BaseModel  # noqa: E402
 from silva.adapters.probe_file import Probed, encode_probed  # noqa: E402
-from silva.adapters.routing import signature  # noqa: E402
-from silva.adapters.tiers import Head, LoraPair, Tier, TierName  # noqa: E402
+from silva.adapters.tiers import Head  # noqa: E402
 from silva.config import build  # noqa: E402
-from silva.models.adapted import linear_of  # noqa: E402
 from silva.models.backbone import Backbone  # noqa: E402
 from silva.models.registry import load_backbone  # noqa: E402
 from silva.prediction import predict  # noqa: E402
@@ -43,42 +41,6 @@ from silva.serving.images.service import ImageService  # noqa: E402
 from silva.serving.live_forest import LiveForest  # noqa: E402
 
 CLIENTS = ("root", "cluster-0", "cluster-1", "c-0", "c-1", "c-2", "far")
-RANK = 2
-
-
-def tier_on(backbone: Backbone, name: TierName, seed: int) -> Tier:
-    draw = torch.Generator().manual_seed(seed)
-    pairs = {
-        module: LoraPair(
-            B=0.5 * torch.randn(w.shape[0], RANK, generator=draw),
-            A=0.5 * torch.randn(RANK, w.shape[1], generator=draw),
-        )
-        for module in backbone.model.module_names()
-        for w in (linear_of(backbone.model, module).weight,)
-    }
-    width, classes = backbone.model.config.hidden_size, len(tiny.CLASSES)
-    head = Head(torch.randn(classes, width, generator=draw), torch.randn(classes, generator=draw))
-    return Tier(name, pairs, head, 2.0)
-
-
-def grow(folder: Path, backbone: Backbone) -> Forest:
-    def cluster(n: int) -> NewCluster:
-        tier = tier_on(backbone, "cluster", 10 + n)
-        return NewCluster(tier, signature({m: p.B for m, p in tier.pairs.items()}))
-
-    clients = {
-        f"c-{n}": NewClient(tier_on(backbone, "leaf", 20 + n), f"cluster-{n % 2}") for n in range(3)
-    }
-    clients["far"] = NewClient(tier_on(backbone, "leaf", 29))
-    change = Change(
-        root=tier_on(backbone, "root", 1),
-        probe={m: p.A for m, p in tier_on(backbone, "root", 2).pairs.items()},
-        clusters={f"cluster-{n}": cluster(n) for n in range(2)},
-        clients=clients,
-    )
-    adapter = {"rank": RANK, "alpha": 2.0 * RANK, "targets": ["q_proj", "v_proj"]}
-    base = BaseModel(backbone.id, backbone.digest)
-    return Forest.create(folder, base, adapter, tiny.CLASSES, change)
 
 
 @dataclass

@@ -24,6 +24,8 @@ from silva.serving.api.settings import ApiSettings
 from silva.serving.api.text import TextModel, TextThreads
 from silva.serving.api.text_routes import texts
 from silva.serving.backend import Backend
+from silva.serving.console.about import Answers
+from silva.serving.console.routes import console
 
 if TYPE_CHECKING:
     from silva.serving.live_forest import LiveForest
@@ -70,19 +72,20 @@ def create_app(
         yield
         threads.close()
 
-    return assembled(server, [answering(server), texts(server)], lifespan)
+    page = console(server, Answers("text", chat=bool(text.chat_template)))
+    return assembled(server, [answering(server), texts(server), page], lifespan)
 
 
 def assembled(
-    server: Server, answers: Sequence[APIRouter], lifespan: Lifespan[FastAPI] | None = None
+    server: Server, own: Sequence[APIRouter], lifespan: Lifespan[FastAPI] | None = None
 ) -> FastAPI:
-    """The app of a server: what it answers, and what all servers have."""
+    """The app of a server: what is its own, and what all servers have."""
     # The usual pages of documentation load their scripts from elsewhere.
     app = FastAPI(
         title="silva", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan
     )
     app.state.server = server
-    for router in (*answers, models(server), admin(server), probes(server)):
+    for router in (*own, models(server), admin(server), probes(server)):
         app.include_router(router)
     if server.forest is not None:
         from silva.serving.api.forest_routes import forest as forest_routes  # imports torch

@@ -33,6 +33,12 @@ def forest(server: Server, live: LiveForest) -> APIRouter:
         check_admin(request, server.admin_keys)
         return json_response(live.told())
 
+    @router.get("/tree")
+    async def tree(request: Request) -> Response:
+        """The version that is answered for, with its clusters and clients and their figures."""
+        check_admin(request, server.admin_keys)
+        return json_response(await asyncio.to_thread(live.outline))
+
     @router.post("", **takes(VersionBody))
     async def changed(request: Request) -> Response:
         """Answer for another version from the next request on; those under way keep theirs."""

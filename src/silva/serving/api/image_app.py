@@ -13,6 +13,8 @@ from silva.serving.api.image_routes import ImageServer, classifying
 from silva.serving.api.keys import KeyRing
 from silva.serving.api.metrics import Metrics
 from silva.serving.api.settings import ApiSettings
+from silva.serving.console.about import Answers
+from silva.serving.console.routes import console
 from silva.serving.images.service import ImageService
 from silva.serving.live_forest import LiveForest
 
@@ -46,4 +48,5 @@ def create_image_app(
         labels=labels,
         base_labels=base_labels,
     )
-    return assembled(server, [classifying(server)])
+    page = console(server, Answers("image", labels=labels))
+    return assembled(server, [classifying(server), page])
