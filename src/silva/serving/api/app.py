@@ -62,6 +62,7 @@ def create_app(
         grammars=Grammars(settings, threads),
         threads=threads,
         forest=forest,
+        newcomers=None,
         clock=clock,
     )
 
