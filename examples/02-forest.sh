@@ -90,6 +90,17 @@ with ThreadPoolExecutor(8) as pool:
         assert all(abs(found[label] - chance) < 1e-4 for label, chance in wanted.items())
 PY
 expect "^new-1: "
+
+# Somebody else sends its examples to the server: answered by its cluster at once, and by a leaf of its
+# own when the server has tuned one beside its answers.
+silva forest join --client new-3 --data new-1.npz --tune --url http://127.0.0.1:8011
+expect "^ask for silva-vit-tiny@new-3"
+for _ in $(seq 100); do
+  silva forest served --url http://127.0.0.1:8011 >served.txt
+  grep -q "leaf of new-3: live" served.txt && break || sleep 0.2
+done
+cat served.txt
+expect "leaf of new-3: live, pass 1 of 1"
 silva stop --url http://127.0.0.1:8011
 wait "$server"
 server=
@@ -100,7 +111,7 @@ expect "version 2 is live, 8 clients"
 
 # Whoever is removed is gone for good, from every version.
 silva forest remove forest new-1
-expect "removed new-1; version 4 is live, 7 clients"
+expect "removed new-1; version 6 is live, 7 clients"
 test -z "$(grep -rl new-1 forest/versions)"
 silva forest verify forest
 expect "^sound: "

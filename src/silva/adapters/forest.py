@@ -10,7 +10,7 @@ version live and whole. Tiers are read when a path asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -170,12 +170,20 @@ class Forest:
         store = self._ledger.store
         return codec.decode_probe(store.get(digest), store.folder / digest)
 
-    def commit(self, change: Change, *, parent: int | None = None) -> Self:
+    def commit(
+        self,
+        change: Change,
+        *,
+        parent: int | None = None,
+        check: Callable[[Manifest], None] = lambda live: None,
+    ) -> Self:
         """Add a change to the live version and make the result live; returns it.
 
         The live version counts, not this one: others may have committed since. With `parent` the
-        commit is refused with ForestError unless that version is still live. When the change does
-        not fit or the disk is full, ForestError, and the forest is as it was.
+        commit is refused with ForestError unless that version is still live. `check` is given the
+        live version while all other writers are locked out, and refuses by raising ForestError
+        (`silva.adapters.joining` has such checks). When the change does not fit or the disk is full,
+        ForestError, and the forest is as it was.
         """
         ledger = self._ledger
         with ledger.lock():
@@ -184,6 +192,7 @@ class Forest:
             if parent is not None and live.version != parent:
                 text = f"version {live.version} is live, not {parent}: someone else committed"
                 raise ForestError(text, where=self.folder, remedy="load the forest again")
+            check(live)
             number = ledger.next_number()
             growth = Growth(ledger.store, self.folder)
             try:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from silva.cli.forest_add import add
-from silva.cli.forest_join import join, probe, reload
+from silva.cli.forest_join import join, probe
+from silva.cli.forest_served import leaf, reload, served
 from silva.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def register(app: typer.Typer) -> None:
     group.command("add")(add)
     group.command("probe")(probe)
     group.command("join")(join)
+    group.command("leaf")(leaf)
+    group.command("served")(served)
     group.command("reload")(reload)
     group.command("verify")(verify)
     group.command("remove")(remove)

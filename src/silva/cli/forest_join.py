@@ -1,4 +1,4 @@
-"""`silva forest probe`, `join`, `reload`: a client joins where its data are not; servers follow."""
+"""`silva forest probe`, `join`: a client joins a forest, by its data or where these are not."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from silva.cli.admin import HERE, AdminKey, Url
+from silva.cli.admin import AdminKey
 from silva.cli.assignment import assignment
+from silva.cli.forest_served import PATIENCE_S, Data, Labels, Split
 
-PATIENCE_S = 300.0
-"""A server reads every object of a version before it makes it live."""
 Client = Annotated[str, typer.Option(help="The new client's name.")]
 
 
@@ -48,61 +47,95 @@ def probe(
 
 def join(
     client: Client,
-    probe: Annotated[Path, typer.Option(help="The file that `silva forest probe` wrote.")],
+    probe: Annotated[
+        Path | None, typer.Option(help="The file that `silva forest probe` wrote.")
+    ] = None,
+    data: Data = "",
+    split: Split = "",
+    labels: Labels = "",
+    tune: Annotated[
+        bool, typer.Option(help="Let the server tune a leaf on the data, beside its answers.")
+    ] = False,
     folder: Annotated[
         Path | None, typer.Argument(metavar="[FOREST]", help="A forest on this machine.")
     ] = None,
     url: Annotated[str, typer.Option(help="Or a server that serves one.")] = "",
     admin_key: AdminKey = "",
 ) -> None:
-    """Add a client by its probe: to a forest, or to one that is served, which answers it at once."""
-    from silva.adapters.files import read_limited
-    from silva.adapters.objects import MAX_OBJECT_BYTES
+    """Add a client to a forest, or to one that is served, which answers it at once.
+
+    By its probe, or by its data, which a server is sent for that.
+    """
     from silva.errors import ConfigError
 
     if (folder is None) == (not url):
         raise ConfigError("name a forest or a server", remedy="give one of FOREST and --url")
-    content = read_limited(probe, MAX_OBJECT_BYTES, "give the file that `silva forest probe` wrote")
-    if folder is None:
-        from silva.cli.admin import ask
-
-        headers = {"content-type": "application/octet-stream"}
-        params = {"client": client}
-        needs = ("cluster", "similarities", "version", "model")
-        told = ask(
-            url,
-            admin_key,
-            "forest/clients",
-            timeout_s=PATIENCE_S,
-            needs=needs,
-            content=content,
-            headers=headers,
-            params=params,
-        )
-        _tell(client, told)
-        typer.echo(f"ask for {told['model']}")
+    if (probe is None) == (not data):
+        raise ConfigError("say who joins", remedy="give one of --probe and --data")
+    if tune and not (data and url):
+        remedy = "give --data and --url, or use `silva forest add --leaf-epochs`"
+        raise ConfigError("a server tunes a leaf on data that it is sent", remedy=remedy)
+    if folder is not None:
+        _tell(client, _joined_here(folder, client, probe, data, split, labels))
         return
+    told = _joined_there(url, admin_key, client, probe, data, split, labels, tune)
+    _tell(client, told)
+    typer.echo(f"ask for {told['model']}")
+    if tune:
+        typer.echo(f"its leaf is tuned; see `silva forest served --url {url}`")
+
+
+def _joined_here(
+    folder: Path, client: str, probe: Path | None, data: str, split: str, labels: str
+) -> dict[str, Any]:
     from silva.api import Forest
+    from silva.cli.progress import stages
 
-    joined = Forest.load(folder).join(client, content)
+    forest = Forest.load(folder)
+    if probe is not None:
+        content = _read(probe)
+    else:
+        with stages("probing", keep=False):
+            content = forest.make_probe(client, data, split=split, labels=labels)
+    joined = forest.join(client, content)
     about = {"cluster": joined.cluster, "similarities": joined.similarities}
-    _tell(client, {**about, "version": joined.forest.version})
+    return {**about, "version": joined.forest.version}
 
 
-def reload(
-    to: Annotated[int | None, typer.Option(help="Make this version live first.")] = None,
-    url: Url = HERE,
-    admin_key: AdminKey = "",
-) -> None:
-    """Let a server answer for the version of its forest that is live on disk."""
+def _joined_there(
+    url: str,
+    admin_key: str,
+    client: str,
+    probe: Path | None,
+    data: str,
+    split: str,
+    labels: str,
+    tune: bool,
+) -> dict[str, Any]:
     from silva.cli.admin import ask
+    from silva.cli.forest_served import examples_of
 
-    needs, body = ("version", "clusters", "clients"), {} if to is None else {"version": to}
-    told = ask(url, admin_key, "forest", timeout_s=PATIENCE_S, needs=needs, json=body)
-    typer.echo(
-        f"version {told['version']} is answered for: {told['clusters']} clusters, "
-        f"{told['clients']} clients"
+    sent: dict[str, Any]
+    if probe is not None:
+        sent = {"content": _read(probe), "headers": {"content-type": "application/octet-stream"}}
+    else:
+        sent = {"json": {"examples": examples_of(data, split, labels), "tune": tune}}
+    return ask(
+        url,
+        admin_key,
+        "forest/clients",
+        timeout_s=PATIENCE_S,
+        needs=("cluster", "similarities", "version", "model"),
+        params={"client": client},
+        **sent,
     )
+
+
+def _read(probe: Path) -> bytes:
+    from silva.adapters.files import read_limited
+    from silva.adapters.objects import MAX_OBJECT_BYTES
+
+    return read_limited(probe, MAX_OBJECT_BYTES, "give the file that `silva forest probe` wrote")
 
 
 def _tell(client: str, told: dict[str, Any]) -> None:

@@ -140,9 +140,10 @@ def _launch(flags: dict[str, Any], config: Path | None, sets: list[str], verbose
     shape = "%(asctime)s %(levelname).1s front [%(request_id)s %(trace_id)s] %(message)s"
     logging.basicConfig(level=level, format=shape, handlers=[handler])
     if is_image_model(settings.model):
+        from silva.federation.sent import ImageProber, ImageTuner
         from silva.serving.images.launch import launch_images
 
-        launch_images(settings, _announce)
+        launch_images(settings, ImageProber, ImageTuner(settings.model), _announce)
         return
     launch(settings, _model(settings.model, settings.serve.dtype), _announce)
 

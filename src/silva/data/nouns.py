@@ -35,6 +35,10 @@ class ImageSource(Source, Protocol):
         """
         ...
 
+    def file(self, row: int) -> bytes:
+        """Image `row` as a file that gives the same pixels wherever it is decoded."""
+        ...
+
     def digest(self) -> str:
         """SHA-256 that tells images and their order from others: of the content where it lies in
         memory, of paths and sizes where it is files."""

@@ -148,6 +148,12 @@ class ArraySource:
             return np.ascontiguousarray(images)
         return _gather(rows, side, lambda row: self._one(row, side))
 
+    def file(self, row: int) -> bytes:
+        """Image `row` as a PNG."""
+        content = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(self._images[row])).save(content, "PNG")
+        return content.getvalue()
+
     def digest(self) -> str:
         """SHA-256 of shape and pixels."""
         state = hashlib.sha256(repr(self._images.shape).encode())
@@ -203,6 +209,10 @@ class EncodedSource:
         """Images `rows` as uint8 [len(rows), side, side, 3]; DataError names a damaged one."""
         return _gather(rows, side, lambda row: self._one(row, side))
 
+    def file(self, row: int) -> bytes:
+        """The file of image `row`, as it was given."""
+        return self._blob[self._offsets[row] : self._offsets[row + 1]].tobytes()
+
     def digest(self) -> str:
         """SHA-256 of offsets and encoded images."""
         state = hashlib.sha256(np.ascontiguousarray(self._offsets).data)
@@ -210,9 +220,8 @@ class EncodedSource:
         return state.hexdigest()
 
     def _one(self, row: int, side: int) -> NDArray[np.uint8]:
-        start, stop = self._offsets[row], self._offsets[row + 1]
         name = self._names[row] if self._names else row
-        return decode_image(self._blob[start:stop].tobytes(), side, f"{self._where}: image {name}")
+        return decode_image(self.file(row), side, f"{self._where}: image {name}")
 
 
 class FileSource:
@@ -228,6 +237,10 @@ class FileSource:
         """Images `rows` as uint8 [len(rows), side, side, 3]; DataError names a damaged one."""
         return _gather(rows, side, lambda row: self._one(row, side))
 
+    def file(self, row: int) -> bytes:
+        """The file of image `row`, as it lies there."""
+        return read_file(self._root / self._paths[row], MAX_FILE_BYTES)
+
     def digest(self) -> str:
         """SHA-256 of every path and the size of its file; nothing is read."""
         state = hashlib.sha256()
@@ -240,8 +253,7 @@ class FileSource:
         return state.hexdigest()
 
     def _one(self, row: int, side: int) -> NDArray[np.uint8]:
-        path = self._root / self._paths[row]
-        return decode_image(read_file(path, MAX_FILE_BYTES), side, path)
+        return decode_image(self.file(row), side, self._root / self._paths[row])
 
 
 def read_file(path: Path, limit: int) -> bytes:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from silva.adapters.change import Change, NewClient
 from silva.adapters.forest import Forest
+from silva.adapters.joining import check_name, still_new
 from silva.adapters.names import check_client_name
 from silva.adapters.probe_file import Probed
 from silva.adapters.routing import nearest, similarities
@@ -90,13 +91,12 @@ def add_client(
 ) -> Added:
     """Route `client` by a probe of its data, tune a leaf if asked, and commit a new version.
 
-    The probe never sees test data. Raises ForestError for a name that is taken or illegal, for
-    classes that the forest does not know, and DataError when there is nothing to train on.
+    The probe never sees test data. Raises ForestError for a name that is taken or illegal, also by
+    somebody who came meanwhile, for classes that the forest does not know, and DataError when there is
+    nothing to train on.
     """
     config = material.task.settled(config)
-    check_client_name(client)
-    if client in forest.manifest.clients:
-        raise ForestError(f"client {client!r} is there already", remedy="choose another name")
+    check_name(forest.manifest, client)
     train, test = _examples(forest, client, material)
     newcomer = _Newcomer(forest, material.task, client, train, test, config, on_progress)
     scores, losses = _scores(newcomer)
@@ -108,7 +108,7 @@ def add_client(
     figures = _figures(newcomer, tiers)
     measured: dict[str, Any] = {material.task.figure.name: figures}
     new = NewClient(leaf=leaf, cluster=cluster, seen=False, images=len(train), **measured)
-    grown = forest.commit(Change(clients={client: new}))
+    grown = forest.commit(Change(clients={client: new}), check=still_new(forest, client))
     return Added(
         forest=grown,
         client=client,
@@ -145,6 +145,30 @@ def probe_client(
         what = "the probe ended in NaN or infinite numbers"
         raise DataError(what, where=material.dataset.title, remedy="look at the data's values")
     return Probed(factors, len(train))
+
+
+def tune_leaf(
+    forest: Forest,
+    client: str,
+    material: Material,
+    config: FederationConfig,
+    epochs: int,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Tier:
+    """A leaf for a client of `forest` that has none: the one that `add_client` would have given it.
+
+    `on_progress` is called after every epoch. Raises UnknownClientError, and what `add_client` raises;
+    DataError also where every epoch ended in NaN or infinities.
+    """
+    config = material.task.settled(config)
+    train, _ = _examples(forest, client, material)
+    newcomer = _Newcomer(forest, material.task, client, train, None, config, on_progress)
+    path = forest.path(forest.client(client).cluster or "root")
+    leaf, rejected = _leaf(newcomer, path, epochs)
+    if rejected == epochs:
+        what = "every pass of the leaf ended in NaN or infinite numbers"
+        raise DataError(what, where=material.dataset.title, remedy="look at the data's values")
+    return leaf
 
 
 def settings_for(forest: Forest, flags: Mapping[str, Any]) -> FederationConfig:

@@ -14,8 +14,9 @@ from typing import Any
 
 from silva.adapters import maintenance
 from silva.adapters.forest import Forest
-from silva.adapters.joining import Joined, join
-from silva.adapters.probe_file import decode_probed
+from silva.adapters.joining import Joined, add_leaf, join
+from silva.adapters.probe_file import Probed, decode_probed
+from silva.adapters.tiers import Tier
 from silva.serving.backend import ModelCard
 from silva.serving.forest_cards import forest_cards, served_forest
 from silva.serving.forest_outline import outline
@@ -56,39 +57,48 @@ class LiveForest:
 
     def reload(self) -> None:
         """Answer for the version that is live on disk."""
-        self._change(self._live)
+        self._change(self.on_disk)
 
     def show(self, version: int) -> None:
         """Make an older version, or a newer one, live on disk, and answer for it."""
 
         def rolled() -> Forest:
             maintenance.rollback(self.folder, version)
-            return self._live()
+            return self.on_disk()
 
         self._change(rolled)
 
     def join(self, client: str, probe: bytes) -> Joined:
-        """Add a client by its probe (`silva.adapters.joining`)."""
+        """Add a client by its probe, as a file (`silva.adapters.joining`)."""
+        live = self.on_disk()
+        return self.join_probed(live, client, decode_probed(probe, live.manifest, "the probe"))
+
+    def join_probed(self, forest: Forest, client: str, probed: Probed) -> Joined:
+        """The same for a probe that was made for `forest`, a version that was `on_disk` before."""
+        found: list[Joined] = []
 
         def joined() -> Forest:
-            live = self._live()
-            found.append(join(live, client, decode_probed(probe, live.manifest, "the probe")))
+            found.append(join(forest, client, probed))
             return found[0].forest
 
-        found: list[Joined] = []
         self._change(joined)
         return found[0]
+
+    def add_leaf(self, forest: Forest, client: str, leaf: Tier, images: int) -> None:
+        """Answer for a client with a leaf (`silva.adapters.joining.add_leaf`)."""
+        self._change(lambda: add_leaf(forest, client, leaf, images))
 
     def remove(self, client: str) -> None:
         """Erase a client and every version that names it (`silva.adapters.maintenance.remove`)."""
 
         def removed() -> Forest:
             maintenance.remove(self.folder, client)
-            return self._live()
+            return self.on_disk()
 
         self._change(removed)
 
-    def _live(self) -> Forest:
+    def on_disk(self) -> Forest:
+        """The live version of the folder, which others may have committed."""
         return served_forest(self.folder, images=self._images)
 
     def _change(self, change: Callable[[], Forest]) -> None:

@@ -5,102 +5,31 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from api_transport import Api
+from image_world import World, close, encoded, told
 from PIL import Image
 
-HERE = Path(__file__).parents[2]
-sys.path[:0] = [str(HERE / "serving" / "api"), str(HERE / "serving" / "images")]
-sys.path.insert(0, str(HERE / "federation"))
-import tiny  # noqa: E402
-from api_transport import Api  # noqa: E402
-from image_forest import grow  # noqa: E402
-
-from silva.adapters.forest import Forest  # noqa: E402
-from silva.adapters.probe_file import Probed, encode_probed  # noqa: E402
-from silva.adapters.tiers import Head  # noqa: E402
-from silva.config import build  # noqa: E402
-from silva.models.backbone import Backbone  # noqa: E402
-from silva.models.registry import load_backbone  # noqa: E402
-from silva.prediction import predict  # noqa: E402
-from silva.serving.api.image_app import create_image_app  # noqa: E402
-from silva.serving.api.keys import KeyRing, parse_key  # noqa: E402
-from silva.serving.api.settings import ApiSettings  # noqa: E402
-from silva.serving.backend import BusyError, ModelCard, UnavailableError  # noqa: E402
-from silva.serving.config import ServeConfig  # noqa: E402
-from silva.serving.images.classifier import Classifier, Picture  # noqa: E402
-from silva.serving.images.launch import make_classifier  # noqa: E402
-from silva.serving.images.service import ImageService  # noqa: E402
-from silva.serving.live_forest import LiveForest  # noqa: E402
+from silva.adapters.probe_file import Probed, encode_probed
+from silva.adapters.tiers import Head
+from silva.config import build
+from silva.models.backbone import Backbone
+from silva.serving.api.image_app import create_image_app
+from silva.serving.api.keys import KeyRing, parse_key
+from silva.serving.api.settings import ApiSettings
+from silva.serving.backend import BusyError, UnavailableError
+from silva.serving.config import ServeConfig
+from silva.serving.images.classifier import Classifier, Picture
+from silva.serving.images.launch import make_classifier
+from silva.serving.images.service import ImageService
 
 CLIENTS = ("root", "cluster-0", "cluster-1", "c-0", "c-1", "c-2", "far")
-
-
-@dataclass
-class World:
-    """A service over a forest, its API, and pictures as files."""
-
-    forest: Forest
-    backbone: Backbone
-    live: LiveForest
-    service: ImageService
-    api: Api
-    pictures: list[Path]
-
-    def said(self, client: str, picture: int) -> dict[str, float]:
-        """Class -> probability, by the other way there is."""
-        [found] = predict(self.forest, client, [self.pictures[picture]], 99, "error", "")
-        return dict(zip(found.classes, found.probabilities, strict=True))
-
-    def asked(self, client: str, *pictures: int, **more: Any) -> Any:
-        images = [encoded(self.pictures[n]) for n in pictures]
-        name = f"vit@{client}" if client else "vit"
-        body = {"model": name, "images": images, "top_k": 4, **more}
-        return self.api.post("/v1/classify", json=body)
-
-
-def encoded(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return load_backbone(str(tiny.save_backbone(tmp_path_factory.mktemp("vit"))))
-
-
-@pytest.fixture
-def world(tmp_path: Path, backbone: Backbone) -> Iterator[World]:
-    forest = grow(tmp_path / "forest", backbone)
-    pictures = []
-    for n in range(4):
-        noise = np.random.default_rng(n).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        pictures.append(tmp_path / f"{n}.png")
-        Image.fromarray(noise).save(pictures[-1])
-    live = LiveForest(forest, ModelCard("vit", 0, 0), backbone.digest)
-    classifier = make_classifier(backbone, build(ServeConfig, {}, "test"), forest)
-    service = ImageService(classifier, live.cards, most_waiting=40)
-    base = backbone.class_names
-    api = Api(create_image_app(service, forest.class_names, base, forest=live))
-    api._runner.run(service.open())
-    yield World(forest, backbone, live, service, api, pictures)
-    api._runner.run(service.close(0.0))
-
-
-def close(found: dict[str, float], wanted: dict[str, float]) -> None:
-    assert found.keys() == wanted.keys()
-    for label, chance in wanted.items():
-        assert found[label] == pytest.approx(chance, abs=1e-5)
-
-
-def told(entry: Any) -> dict[str, float]:
-    return {each["label"]: each["probability"] for each in entry["classes"]}
 
 
 def test_each_client_gets_what_predict_says(world: World) -> None:

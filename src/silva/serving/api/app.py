@@ -64,6 +64,7 @@ def create_app(
         grammars=Grammars(settings, threads),
         threads=threads,
         forest=forest,
+        newcomers=None,
         clock=clock,
     )
 

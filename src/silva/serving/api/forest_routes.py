@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
+from silva.adapters.joining import Joined
+from silva.data.labelled import EXAMPLES, LabelledFiles
 from silva.errors import ForestError, UnknownClientError
 from silva.serving.api.admin import check_verb
 from silva.serving.api.auth import check_admin
 from silva.serving.api.body import read_body, read_bytes
 from silva.serving.api.errors import ApiError
+from silva.serving.api.files import decoded
 from silva.serving.api.openapi import takes
-from silva.serving.api.schemas.forest import VersionBody
+from silva.serving.api.schemas.forest import (
+    ExamplesBody,
+    ImageExample,
+    NewcomerBody,
+    VersionBody,
+)
 from silva.serving.api.server import Server
 from silva.serving.api.stream import json_response
 from silva.serving.live_forest import LiveForest
+from silva.serving.newcomers import Newcomers
 
 Result = TypeVar("Result")
-PROBE = "application/octet-stream"
+PROBE, JSON = "application/octet-stream", "application/json"
 
 
 def forest(server: Server, live: LiveForest) -> APIRouter:
@@ -29,9 +39,9 @@ def forest(server: Server, live: LiveForest) -> APIRouter:
 
     @router.get("")
     async def shown(request: Request) -> Response:
-        """The version that is answered for."""
+        """The version that is answered for, and the leaves that are tuned."""
         check_admin(request, server.admin_keys)
-        return json_response(live.told())
+        return json_response(_told(server, live))
 
     @router.get("/tree")
     async def tree(request: Request) -> Response:
@@ -46,38 +56,87 @@ def forest(server: Server, live: LiveForest) -> APIRouter:
         body = await read_body(request, VersionBody, server.settings)
         number = body.version
         await _do(server, live, live.reload if number is None else lambda: live.show(number))
-        return json_response(live.told())
+        return json_response(_told(server, live))
 
-    @router.post("/clients")
+    @router.post("/clients", **takes(NewcomerBody))
     async def joined(request: Request, client: str = "") -> Response:
-        """A new client, by the probe that `silva forest probe` made where its data are."""
+        """A new client, by its examples or by the probe that `silva forest probe` made of them."""
         check_admin(request, server.admin_keys)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != PROBE:
-            raise ApiError(415, f"send the probe as {PROBE}", code="not_a_probe")
-        probe = await read_bytes(request, server.settings)
-        found = await _do(server, live, lambda: live.join(client, probe))
+        if kind == JSON and server.newcomers is not None:
+            found = await _by_examples(request, server, server.newcomers, client)
+        elif kind == PROBE:
+            probe = await read_bytes(request, server.settings)
+            found = await _do(server, live, lambda: live.join(client, probe))
+        else:
+            raise _not_taken(server)
+        server.backend.offer(live.cards)
         name = f"{live.cards[0].id}@{found.client}"
         about = {"model": name, "cluster": found.cluster, "similarities": found.similarities}
-        return json_response({**live.told(), **about})
+        return json_response({**_told(server, live), **about})
 
     @router.delete("/clients/{client}")
     async def removed(request: Request, client: str) -> Response:
-        """Erase a client: its adapters, and every version that names it."""
+        """Erase a client: its adapters, every version that names it, a leaf that is tuned."""
         check_admin(request, server.admin_keys)
+        if server.newcomers is not None:
+            server.newcomers.tunings.forget(client)
         await _do(server, live, lambda: live.remove(client))
-        return json_response(live.told())
+        return json_response(_told(server, live))
+
+    @router.post("/clients/{client}/leaf", **takes(ExamplesBody))
+    async def tuned(request: Request, client: str) -> Response:
+        """Tune a leaf in the background for a client that has none."""
+        check_verb(request, server)
+        if server.newcomers is None:
+            raise _not_taken(server)
+        with server.newcomers.asking(), _refusals():
+            body = await read_body(request, ExamplesBody, server.settings)
+            await server.newcomers.tune(client, _files(body.examples))
+        return json_response(_told(server, live))
 
     return router
 
 
+def _told(server: Server, live: LiveForest) -> dict[str, Any]:
+    leaves = {} if server.newcomers is None else {"leaves": server.newcomers.told()}
+    return {**live.told(), **leaves}
+
+
+async def _by_examples(
+    request: Request, server: Server, newcomers: Newcomers, client: str
+) -> Joined:
+    with newcomers.asking(), _refusals():
+        body = await read_body(request, NewcomerBody, server.settings)
+        return await newcomers.join(client, _files(body.examples), tune=body.tune)
+
+
+def _files(examples: Sequence[ImageExample]) -> LabelledFiles:
+    files = tuple(decoded(each.image, f"{EXAMPLES}.{n}") for n, each in enumerate(examples))
+    return LabelledFiles(files, tuple(each.label for each in examples))
+
+
+def _not_taken(server: Server) -> ApiError:
+    if server.newcomers is not None:
+        return ApiError(415, f"send examples as {JSON}, or the probe as {PROBE}", code="not_taken")
+    message = f"this server takes no examples; send the probe as {PROBE}"
+    return ApiError(415, message, code="not_a_probe")
+
+
 async def _do(server: Server, live: LiveForest, change: Callable[[], Result]) -> Result:
     """Change the forest beside the event loop; names that come and go are offered at once."""
-    try:
+    with _refusals():
         result = await asyncio.to_thread(change)
+    server.backend.offer(live.cards)
+    return result
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What a forest refuses, as an answer."""
+    try:
+        yield
     except UnknownClientError as error:
         raise ApiError(404, str(error), code="unknown_client") from error
     except ForestError as error:
         raise ApiError(409, str(error), code="forest_refused") from error
-    server.backend.offer(live.cards)
-    return result

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI
 
@@ -17,6 +18,7 @@ from silva.serving.console.about import Answers
 from silva.serving.console.routes import console
 from silva.serving.images.service import ImageService
 from silva.serving.live_forest import LiveForest
+from silva.serving.newcomers import Newcomers
 
 
 def create_image_app(
@@ -28,11 +30,13 @@ def create_image_app(
     keys: KeyRing | None = None,
     admin_keys: KeyRing | None = None,
     forest: LiveForest | None = None,
+    newcomers: Newcomers | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """The API over `service`; see `silva.serving.api.app` for what is common.
 
     labels       of the forest's classes; base_labels: of the base model's own head
+    newcomers    who takes clients that join `forest` by their examples; closed with the app
     """
     settings = settings or ApiSettings()
     gate = Gate(settings, clock)
@@ -44,9 +48,17 @@ def create_image_app(
         gate=gate,
         metrics=Metrics(service, gate),
         forest=forest,
+        newcomers=newcomers,
         clock=clock,
         labels=labels,
         base_labels=base_labels,
     )
     page = console(server, Answers("image", labels=labels))
-    return assembled(server, [classifying(server), page])
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if newcomers is not None:
+            await newcomers.tunings.close()
+
+    return assembled(server, [classifying(server), page], lifespan)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ from silva.serving.api.auth import caller
 from silva.serving.api.body import read_body
 from silva.serving.api.disconnect import while_connected
 from silva.serving.api.errors import bad_request
+from silva.serving.api.files import decoded
 from silva.serving.api.openapi import takes
 from silva.serving.api.schemas.classify import ClassifyBody
 from silva.serving.api.server import Server
@@ -47,7 +46,7 @@ def classifying(server: ImageServer) -> APIRouter:
         with server.gate.enter(key.name) as ticket:
             body = await read_body(request, ClassifyBody, server.settings, ticket)
             card = server.card(body.model, key)
-            images = [_decoded(text, n) for n, text in enumerate(body.images)]
+            images = [decoded(text, f"images.{n}") for n, text in enumerate(body.images)]
             try:
                 asked = server.backend.classify(card.path, images)
                 found = await while_connected(request.receive, asked)
@@ -57,15 +56,6 @@ def classifying(server: ImageServer) -> APIRouter:
         return json_response(_shown(card, found, labels, body.top_k))
 
     return router
-
-
-def _decoded(text: str, n: int) -> bytes:
-    """The file in a base64 text, which may be a data URL."""
-    content = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return base64.b64decode(content, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise bad_request(f"images.{n}: is not base64", param=f"images.{n}") from error
 
 
 def _shown(

@@ -17,6 +17,7 @@ from silva.serving.backend import Backend, ModelCard, Serving
 
 if TYPE_CHECKING:
     from silva.serving.live_forest import LiveForest
+    from silva.serving.newcomers import Newcomers
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Server:
     metrics: Metrics
     forest: LiveForest | None
     """Whose clients are models too."""
+    newcomers: Newcomers | None
+    """Clients who join by their examples, where they can."""
     clock: Callable[[], float]
     """Seconds, monotonic: the clock of `Request.arrival_s` and of the backend's phases."""
 

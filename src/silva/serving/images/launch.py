@@ -25,12 +25,20 @@ from silva.serving.images.service import ImageService
 from silva.serving.images.settings import check_settings
 from silva.serving.launch import LaunchConfig, admin_ring, api_keys
 from silva.serving.live_forest import LiveForest
+from silva.serving.newcomers import LeafTuner, Newcomers, Prober
 from silva.serving.process_name import show_as
+from silva.serving.tunings import Tunings
 
 
-def launch_images(config: LaunchConfig, announce: Callable[[str], None] = print) -> None:
+def launch_images(
+    config: LaunchConfig,
+    prober: Callable[[Backbone], Prober],
+    tuner: LeafTuner,
+    announce: Callable[[str], None] = print,
+) -> None:
     """Serve a Vision Transformer, and the clients of a forest grown on it, until SIGTERM or SIGINT.
 
+    `prober` and `tuner` serve clients who join by their examples (`silva.federation.sent`).
     `announce` gets the address once the server is ready. Raises a SilvaError before it listens to
     anybody when a setting, the port, the model or the forest is not usable.
     """
@@ -60,6 +68,7 @@ def launch_images(config: LaunchConfig, announce: Callable[[str], None] = print)
             keys=keys,
             admin_keys=admins,
             forest=live,
+            newcomers=None if live is None else newcomers(live, service, prober(backbone), tuner),
         )
 
         async def run() -> None:
@@ -68,6 +77,13 @@ def launch_images(config: LaunchConfig, announce: Callable[[str], None] = print)
             await serve(app, service, sock, grace_s=serving.grace_s, announce=announce)
 
         asyncio.run(run())
+
+
+def newcomers(
+    live: LiveForest, service: ImageService, prober: Prober, tuner: LeafTuner
+) -> Newcomers:
+    """Who takes clients by their examples; their leaves are tuned while `service` is not busy."""
+    return Newcomers(live, prober, Tunings(live, tuner, service.busy, service.offer))
 
 
 def make_classifier(backbone: Backbone, config: ServeConfig, forest: Forest | None) -> Classifier:

@@ -145,6 +145,10 @@ class ImageService(OneProcess):
     def ready(self) -> bool:
         return self._worker is not None and not self._closing
 
+    def busy(self) -> bool:
+        """Whether images wait, are decoded or are answered."""
+        return bool(self._waiting or self._decoding or self._running)
+
     def status(self) -> Status:
         """One peer with all roles."""
         state = "ready" if self.ready() else "draining"

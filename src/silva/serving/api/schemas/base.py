@@ -16,6 +16,8 @@ MAX_SEED = (1 << 63) - 1
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+Base64 = Annotated[str, Field(min_length=4)]
+"""A file; it may be a data URL."""
 
 
 class Body(BaseModel):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
-from silva.serving.api.schemas.base import Body, ModelName
+from silva.serving.api.schemas.base import Base64, Body, ModelName
 
 MAX_IMAGES = 64
-
-Base64 = Annotated[str, Field(min_length=4)]
 
 
 class ClassifyBody(Body):

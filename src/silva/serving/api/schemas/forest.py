@@ -1,13 +1,36 @@
-"""The body that changes the version of the forest."""
+"""The bodies that change the forest: another version, a client's examples."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from silva.serving.api.schemas.base import Body
+from silva.serving.api.schemas.base import MAX_NAME_CHARACTERS, Base64, Body
+
+MAX_EXAMPLES = 512
 
 
 class VersionBody(Body):
     """Which version is answered for; without one, what is live on disk."""
 
     version: int | None = Field(None, ge=1, le=999_999_999)
+
+
+class ImageExample(Body):
+    """An image file and the name of its class."""
+
+    image: Base64
+    label: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+
+
+class ExamplesBody(Body):
+    """What a client's leaf is tuned on."""
+
+    examples: list[ImageExample] = Field(min_length=1, max_length=MAX_EXAMPLES)
+
+
+class NewcomerBody(ExamplesBody):
+    """What a new client is routed by, and whether a leaf is tuned on it as well."""
+
+    tune: bool = False
