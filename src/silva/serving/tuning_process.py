@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from silva.serving.newcomers import LeafTuner
 
 NAME = "tuner"
-SILENCE_S = 900.0
-"""After so long without a word the process counts as stuck: a pass on cores that are never idle."""
+SILENCE_S = 3600.0
+"""After so long without a word it counts as stuck. On cores that are never idle a pass may take long."""
 MOST_BYTES = 1 << 30
 """Of a leaf."""
 _PASS, _LEAF, _REFUSED = b"p", b"l", b"r"
