@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "tuner"
 SILENCE_S = 3600.0
-"""After so long without a word it counts as stuck. On cores that are never idle a pass may take long."""
+"""After so long without a word it counts as stuck: on cores that are never idle a pass takes long."""
 MOST_BYTES = 1 << 30
 """Of a leaf."""
 _PASS, _LEAF, _REFUSED = b"p", b"l", b"r"

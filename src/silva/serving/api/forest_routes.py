@@ -58,6 +58,13 @@ def forest(server: Server, live: LiveForest) -> APIRouter:
         await _do(server, live, live.reload if number is None else lambda: live.show(number))
         return json_response(_told(server, live))
 
+    _clients(router, server, live)
+    return router
+
+
+def _clients(router: APIRouter, server: Server, live: LiveForest) -> None:
+    """Who comes, goes and gets a leaf."""
+
     @router.post("/clients", **takes(NewcomerBody))
     async def joined(request: Request, client: str = "") -> Response:
         """A new client, by its examples or by the probe that `silva forest probe` made of them."""
@@ -94,8 +101,6 @@ def forest(server: Server, live: LiveForest) -> APIRouter:
             body = await read_body(request, ExamplesBody, server.settings)
             await server.newcomers.tune(client, _files(body.examples))
         return json_response(_told(server, live))
-
-    return router
 
 
 def _told(server: Server, live: LiveForest) -> dict[str, Any]:
