@@ -27,24 +27,27 @@ export class Inspector {
     const path = element("div", { class: "path" }, element("p", { class: "quiet" }, "reading the path …"));
     const hue = client?.hue ?? cluster?.hue ?? null;
     const body = client ? this.#client(client) : this.#group(cluster?.clients ?? [...this.forest.clients.values()]);
-    this.place.replaceChildren(
-      tinted(element("h3", {}, element("i", { "aria-hidden": "true" }), name), hue),
-      ...body,
+    const whole = element(
+      "div",
+      { "data-tier": name === "root" ? "root" : null },
+      element("h3", {}, element("i", { "aria-hidden": "true" }), name),
+      body,
       element("h4", {}, "Path"),
       path,
       this.#buttons(name, client),
     );
+    this.place.replaceChildren(tinted(whole, hue));
     await this.#path(path, name);
   }
 
   #client(client) {
     const facts = [
       ["Cluster", client.cluster ?? "none"],
-      ["Leaf", client.leaf ? "of its own" : "none: its cluster answers"],
+      ["Leaf", client.leaf ? "of its own" : `none: ${client.cluster ?? "the root"} answers`],
       [this.forest.figure === "perplexity" ? "Windows of text" : "Images", client.images.toLocaleString("en")],
       ["Took part in training", client.seen ? "yes" : "no"],
     ];
-    if (client.style) facts.push(["Label", client.style]);
+    if (client.style) facts.push(["Style", client.style]);
     return [list(facts), ...this.#figures(client)];
   }
 
