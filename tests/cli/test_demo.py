@@ -62,7 +62,7 @@ def test_the_demo_runs_from_nothing_and_says_what_comes_next(small: Path) -> Non
     assert forest.client(named).seen
     assert len(forest.clients) == 7
     joined = forest.client(NAME)
-    assert not joined.seen and joined.leaf is not None and joined.images == TRAIN
+    assert not joined.seen and joined.leaf is None and joined.images == TRAIN
     assert f"{NAME} joins with {TRAIN} pictures: {joined.cluster}, live after" in printed
     for client in (NAME, *(n for n in ("c-00", "c-01") if f"as {n}" in printed)):
         assert f"as {client}" in printed

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from silva.cli.admin import ask
 from silva.cli.demo_newcomer import NAME, STYLE, TEST, TRAIN, Newcomer, make_newcomer
 from silva.cli.demo_server import PATIENCE_S, Served
-from silva.cli.forest_served import examples_of
-from silva.errors import ServingError
 
 if TYPE_CHECKING:
     from silva.api import Forest, TuneConfig
@@ -41,14 +39,8 @@ def meet(forest: Forest, config: TuneConfig, server: Served) -> None:
         seconds = time.perf_counter() - began
         print(f"{NAME} joins with {TRAIN} pictures: {cluster}, live after {seconds:.1f} s")
         _answer(server, NAME, picture, f"  (root + {cluster})")
-        joined = _right(server, newcomer)
-        seconds = _tune(server, newcomer)
-    print(f"The server tunes a leaf beside its answers: live after {seconds:.1f} s")
-    _answer(server, NAME, picture, f"  (root + {cluster} + leaf)")
-    print(
-        f"right of {TEST} other pictures of its own: {before} as the root, {joined} after joining, "
-        f"{_right(server, newcomer)} with the leaf\n"
-    )
+    after = _right(server, newcomer)
+    print(f"right of {TEST} other pictures of its own: {before} before, {after} after\n")
 
 
 def _of_each_cluster(forest: Forest, most: int = 3) -> list[str]:
@@ -85,16 +77,3 @@ def _join(forest: Forest, server: Served, newcomer: Newcomer) -> str:
         params={"client": NAME},
     )
     return str(told["cluster"])
-
-
-def _tune(server: Served, newcomer: Newcomer) -> float:
-    """Send the newcomer's pictures for a leaf, and wait for it; seconds. Raises ServingError."""
-    began = time.perf_counter()
-    body = {"examples": examples_of(str(newcomer.data), "", "")}
-    told = ask(server.url, "", f"forest/clients/{NAME}/leaf", timeout_s=PATIENCE_S, json=body)
-    while told["leaves"][-1]["state"] in ("queued", "tuning"):
-        time.sleep(0.1)
-        told = ask(server.url, "", "forest", method="GET", needs=("leaves",))
-    if told["leaves"][-1]["state"] != "live":
-        raise ServingError(f"the leaf failed: {told['leaves'][-1]['why']}", where=server.url)
-    return time.perf_counter() - began

@@ -15,12 +15,13 @@ SETTINGS: dict[str, Any] = {
         "partition": "by_folder",
         "unseen": 0.0,
         "window": 48,
-        "samples_per_client": 8,
-        "test_per_client": 4,
+        "samples_per_client": 4,
+        "test_per_client": 3,
     },
     "federation": {
         "measure_every": 0,
         "controls": [],
+        "local": {"lr": 0.01},
         "root": {"rounds": 1},
         "cluster": {"rounds": 1},
         "leaf": {"rounds": 1},
@@ -30,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 """Few and short windows: 135 million parameters are many for two cores."""
 LETTERS = 8000
 """Of each writer's text, at most."""
-PROMPT = "The value of the"
+PROMPT = "The argument"
 
 
 def present(name: str) -> bool:

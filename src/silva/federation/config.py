@@ -69,7 +69,7 @@ class LeafConfig:
         1.0, low=0.0, high=100.0, help="learning rates of these passes relative to [local]"
     )
     label_prior: float = setting(
-        0.01,
+        0.5,
         low=0.0,
         high=1e6,
         help="images of every class that a client's label prior adds to its own; 0: no prior",
