@@ -4,7 +4,7 @@
     python benchmarks/newcomer.py --forest FOREST --data DATA --clients 4 --window 5
 
 FOREST was grown by `silva tune` on DATA with clients held out (`--unseen`). The server works on a copy.
-Each held-out client comes again under another name, sends its first examples, and is
+Each held-out client comes again under another name, sends examples drawn from its own, and is
 
 timed   from the first byte of its examples to the server's reply, and to the answer to a picture that
         it asks for then
@@ -61,6 +61,8 @@ class Held:
 
 def held_out(forest: Path, data: str, examples: int, most: int) -> tuple[str, list[Held]]:
     """The model under a forest, and the clients that its run held out, dealt as the run dealt them."""
+    import numpy as np
+
     from silva.config import build
     from silva.data.open import open_dataset
     from silva.federation.assembly import deal
@@ -76,7 +78,9 @@ def held_out(forest: Path, data: str, examples: int, most: int) -> tuple[str, li
         sys.exit(f"{forest} was grown without clients held out (--unseen)")
     held = []
     for client in clients:
-        train, test = client.train[:examples], client.test
+        # in the partition's order they may be of few classes
+        train = np.random.default_rng(0).permutation(client.train)[:examples]
+        test = client.test
         held.append(
             Held(
                 f"again-{client.name}",
