@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -64,7 +65,9 @@ def test_what_is_refused_writes_nothing(forest: Path, tmp_path: Path) -> None:
 def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveForest]:
     """The forest of a server at URL, as far as `httpx.request` can tell."""
     live = LiveForest(make_headless(tmp_path / "served"), ModelCard("m", 0, 64), BASE.digest)
-    app = create_app(FakeBackend(), cast(TextModel, None), forest=live)
+    app = create_app(
+        FakeBackend(), cast(TextModel, SimpleNamespace(chat_template=None)), forest=live
+    )
     with TestClient(app, base_url=URL, client=("127.0.0.1", 50000)) as client:
 
         def request(method: str, url: str, *, timeout: float, **rest: Any) -> object:

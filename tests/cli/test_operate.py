@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -116,7 +117,9 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peers]:
 
 
 def _client(peers: Peers, admin_keys: KeyRing | None = None) -> TestClient:
-    app = create_app(peers, cast(TextModel, None), admin_keys=admin_keys)
+    app = create_app(
+        peers, cast(TextModel, SimpleNamespace(chat_template=None)), admin_keys=admin_keys
+    )
     return TestClient(app, base_url=URL, client=("127.0.0.1", 50000))
 
 

@@ -24,6 +24,8 @@ OPTIONS: Mapping[str, object] = {
     "--cache-ram": "1MiB",
     "--cache-disk": "4MiB",
 }
+ALONE: Mapping[str, object] = {"--port": 0, "--name": "tiny"}
+"""Of a server of images, which is one process."""
 SHARED_MEMORY = Path("/dev/shm")
 WITHIN_S = 30.0
 """After its end nothing of a server may be there for longer."""
@@ -37,17 +39,18 @@ class Command:
         model: Path,
         settings: Sequence[str] = (),
         in_child: Callable[[], object] | None = None,
+        usual: Mapping[str, object] = OPTIONS,
         **options: object,
     ) -> None:
-        """`options`: flags without their dashes, beside or instead of OPTIONS. `in_child` is called
-        in the new process before the command is.
+        """`options`: flags without their dashes, beside or instead of the `usual` ones. `in_child` is
+        called in the new process before the command is.
         """
         # short: sockets lie in it
         self._scratch = tempfile.TemporaryDirectory(prefix="s-")
         self.folder = Path(self._scratch.name)
         self._shared_before = set(os.listdir(SHARED_MEMORY))
         words: list[object] = ["serve", model, "--set", "serve.threads=1"]
-        for flag, value in {**OPTIONS, **{f"--{n}": v for n, v in options.items()}}.items():
+        for flag, value in {**usual, **{f"--{n}": v for n, v in options.items()}}.items():
             words += [flag, value]
         for setting in settings:
             words += ["--set", setting]

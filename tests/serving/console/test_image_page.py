@@ -14,7 +14,7 @@ import tiny
 from image_forest import grow
 from page_browser import VIEWS, opened, show
 from PIL import Image
-from real_command import Command
+from real_command import ALONE, Command
 
 from silva.models.registry import load_backbone
 
@@ -28,7 +28,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("page")
     vit = tiny.save_backbone(folder / "vit")
     forest = grow(folder / "forest", load_backbone(str(vit)), CLASSES)
-    command = Command(vit, forest=forest.folder, name="vit")
+    command = Command(vit, usual=ALONE, forest=forest.folder, name="vit")
     yield command.url
     command.stop()
     command.close()
