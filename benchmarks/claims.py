@@ -95,7 +95,7 @@ def _clusters(results: Path) -> list[tuple[str, str, str]]:
 
 
 def _demo(results: Path) -> list[tuple[str, str, str]]:
-    claim = "silva demo: at most 4 minutes and 2 GB on two cores"
+    claim = "silva demo without texts: at most 4 minutes and 2 GB on two cores"
     content = common.read_json(results / "demo.json")
     if not content:
         return [(claim, UNMEASURED, UNMEASURED)]

@@ -1,8 +1,9 @@
-"""`silva demo`: wall-clock seconds and peak memory, several runs, their median and range.
+"""`silva demo --no-texts`: wall-clock seconds and peak memory, several runs, median and range.
 
     python benchmarks/demo.py --runs 3
 
-Every run is a new process in a new folder that may use all cores of this one. Runs that are done
+Every run is a new process in a new folder that may use all cores of this one. Without texts, as on
+a machine that has no SmolLM2 in its cache. Runs that are done
 are kept, so a benchmark that was killed goes on with the next; other weights, another commit and
 `--again` measure anew.
 """
@@ -27,7 +28,7 @@ def measure(folder: Path, cores: int) -> Numbers:
     folder.mkdir(parents=True)
     log, source = folder / "log.txt", common.commit()
     outcome = common.run_child(
-        [*common.silva_command(), "demo", "--out", "forest"], log, cores, cwd=folder
+        [*common.silva_command(), "demo", "--no-texts", "--out", "forest"], log, cores, cwd=folder
     )
     if outcome.code:
         sys.exit(f"silva demo ended with {outcome.code}:\n{common.last_lines(log)}")
