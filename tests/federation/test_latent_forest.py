@@ -14,16 +14,15 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 import peft
 import transformers
-from tiny_text import SETTINGS, WINDOW, save_latent_model, save_texts
+from tiny_text import config, save_latent_model, save_texts
 
 from silva.adapters.peft import export_peft, import_peft
 from silva.adapters.tiers import NO_HEAD
 from silva.api import Forest
-from silva.config import build
 from silva.data import histogram
 from silva.errors import ConfigError
 from silva.federation import report
-from silva.federation.tune import TuneConfig, tune
+from silva.federation.tune import tune
 from silva.models.adapted_language import adaptation_of_language, adapted_model
 from silva.models.attention_parts import adaptable
 from silva.models.language_loader import load_language_model
@@ -53,20 +52,6 @@ def world(shape: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_texts(folder / "texts")
     tune(config(folder), folder / "forest")
     return folder
-
-
-def config(folder: Path, **adapter: Any) -> TuneConfig:
-    data = {
-        "path": str(folder / "texts"),
-        "partition": "by_folder",
-        "unseen": 0.34,
-        "samples_per_client": 12,
-        "test_per_client": 6,
-        "window": WINDOW,
-    }
-    federation = {**SETTINGS, "adapter": {**SETTINGS["adapter"], **adapter}}
-    plain = {"backbone": str(folder / "model"), "data": data, "federation": federation}
-    return build(TuneConfig, {**plain, "threads": 1}, "test")
 
 
 def test_pairs_sit_on_queries_and_latents_and_perplexity_falls(world: Path, shape: str) -> None:

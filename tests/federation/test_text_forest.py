@@ -17,18 +17,17 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 import peft
 import transformers
-from tiny_text import SETTINGS, WINDOW, save_model, save_texts
+from tiny_text import config, save_model, save_texts
 
 from silva.adapters.manifest import Manifest
 from silva.adapters.peft import export_peft, import_peft
 from silva.api import Forest
 from silva.cli.forest_tree import tree_of
-from silva.config import build
 from silva.data import histogram
 from silva.errors import DataError, ForestError
 from silva.federation import report
 from silva.federation.run import Progress
-from silva.federation.tune import TuneConfig, resume, tune
+from silva.federation.tune import resume, tune
 from silva.models.adapted_language import adaptation_of_language, adapted_model
 from silva.models.attention import CausalAttention
 from silva.models.attention_parts import adaptable
@@ -51,19 +50,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_texts(folder / "texts")
     tune(config(folder), folder / "forest")
     return folder
-
-
-def config(folder: Path) -> TuneConfig:
-    data = {
-        "path": str(folder / "texts"),
-        "partition": "by_folder",
-        "unseen": 0.34,
-        "samples_per_client": 12,
-        "test_per_client": 6,
-        "window": WINDOW,
-    }
-    plain = {"backbone": str(folder / "model"), "data": data, "federation": SETTINGS, "threads": 1}
-    return build(TuneConfig, plain, "test")
 
 
 def seen(forest: Forest) -> str:

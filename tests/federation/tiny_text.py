@@ -15,6 +15,9 @@ from deepseek_cases import random_hf as random_deepseek
 from language_cases import random_hf
 from tokenizer_cases import byte_level, save_tokenizer
 
+from silva.config import build
+from silva.federation.tune import TuneConfig
+
 SHAPE: dict[str, Any] = {
     "vocab_size": 424,
     "hidden_size": 32,
@@ -62,3 +65,18 @@ def save_texts(folder: Path, clients: int = 6, words: int = 120) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(" ".join(draw.choices(WORDS[n % 2], k=words)) + "\n", encoding="utf-8")
     return folder
+
+
+def config(folder: Path, **adapter: Any) -> TuneConfig:
+    """A run on the model and the texts in `folder`, a third of the clients unseen."""
+    data = {
+        "path": str(folder / "texts"),
+        "partition": "by_folder",
+        "unseen": 0.34,
+        "samples_per_client": 12,
+        "test_per_client": 6,
+        "window": WINDOW,
+    }
+    federation = {**SETTINGS, "adapter": {**SETTINGS["adapter"], **adapter}}
+    plain = {"backbone": str(folder / "model"), "data": data, "federation": federation}
+    return build(TuneConfig, {**plain, "threads": 1}, "test")

@@ -19,8 +19,9 @@ from silva.errors import ServingError
 from silva.serving.api.app import create_app
 from silva.serving.api.keys import KeyRing, parse_key
 from silva.serving.backend import ModelCard
+from silva.serving.console import routes
 from silva.serving.console.files import FOLDER, page_files
-from silva.serving.console.samples import sample_pictures
+from silva.serving.console.samples import Sample, sample_pictures
 from silva.serving.live_forest import LiveForest
 
 FILES = sorted(path.name for path in FOLDER.iterdir())
@@ -78,6 +79,18 @@ def test_a_browser_that_has_a_file_is_told_so(client: TestClient) -> None:
 def test_nothing_else_is_sent(path: str) -> None:
     answer = Api(create_app(FakeBackend(), FakeText())).get(path)
     assert answer.status_code == 404 and answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "number", ["00", "1", "0" * 9 + "9", "0" * 5000, "9" * 5000, "+0", "0.0", "\u0660"]
+)
+def test_a_picture_is_sent_by_its_own_number_alone(
+    number: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "sample_pictures", lambda labels: (Sample("boot", b"png"),))
+    api = Api(create_app(FakeBackend(), FakeText()))
+    assert api.get("/console/sample/0").content == b"png"
+    assert api.get(f"/console/sample/{number}").status_code == 404
 
 
 def test_the_page_asks_for_nothing_outside_and_has_no_script_in_its_text() -> None:

@@ -163,6 +163,7 @@ def test_a_tuner_that_is_killed_harms_nobody_and_can_be_asked_again(
     again = {"examples": examples()}
     assert world.api.post(f"{CLIENTS}/new-1/leaf", json=again).status_code == 409
     assert os.getpriority(os.PRIO_PROCESS, pid) == 19
+    assert os.sched_getscheduler(pid) == os.SCHED_IDLE
     before = sorted(world.forest.folder.rglob("*"))
     os.kill(pid, signal.SIGKILL)
     until(world, lambda: leaves(world)["new-1"]["state"] == "failed")
