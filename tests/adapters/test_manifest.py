@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silva.adapters.files import parse_json
+from silva.adapters.label_priors import LabelPriors
 from silva.adapters.manifest import (
     AdapterShape,
     BaseModel,
@@ -47,6 +48,16 @@ def test_round_trip_is_exact_and_deterministic() -> None:
     assert read == example()
     assert read.to_bytes() == data
     assert read.adapter.scaling == 2.0
+
+
+def test_labels_are_kept_and_must_be_of_its_classes_and_clusters() -> None:
+    priors = LabelPriors({"cluster-0": [3, 4]}, 1.0, 2.0, 0.5)
+    manifest = replace(example(), labels=priors)
+    assert Manifest.from_bytes(manifest.to_bytes(), "v") == manifest
+    assert b"labels" not in example().to_bytes()
+    for groups in ({"cluster-1": [3, 4]}, {"cluster-0": [3, 4, 5]}):
+        with pytest.raises(ForestError, match="labels"):
+            from_plain(replace(manifest, labels=replace(priors, groups=groups)).as_plain(), "v")
 
 
 def test_every_flipped_byte_is_noticed() -> None:

@@ -9,7 +9,6 @@ from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tiny import CLASSES, backbone, make_run, random_data, same_head, settings
 
-from silva.adapters.tiers import Head
 from silva.federation import heads
 from silva.federation.classification import Classification
 from silva.federation.features import ClientData
@@ -20,10 +19,8 @@ from silva.federation.heads import (
     class_statistics,
     discriminant_head,
     first_head,
-    personal_head,
     shrinkage,
     statistics_bytes,
-    with_label_prior,
     zero_head,
 )
 
@@ -159,31 +156,3 @@ def test_statistics_that_no_images_give_are_rejected_and_counted(
 def test_a_zero_head_prefers_nothing(classes: int) -> None:
     head = zero_head(classes, 5)
     assert head.weight.shape == (classes, 5) and not head.weight.any() and not head.bias.any()
-
-
-def test_a_label_prior_gives_the_posterior_under_it() -> None:
-    """Bayes: p(c | x) under another prior is proportional to p(c | x) under equal ones times it."""
-    generator = torch.Generator().manual_seed(1)
-    head = Head(torch.randn(4, 6, generator=generator), torch.randn(4, generator=generator))
-    x = torch.randn(9, 6, generator=generator).double()
-    labels = torch.tensor([0, 0, 0, 2, 2, 1])
-    prior = torch.tensor([3.5, 1.5, 2.5, 0.5]).double() / 8
-    equal = (x @ head.weight.double().T + head.bias.double()).softmax(dim=1)
-    wanted = equal * prior / (equal * prior).sum(dim=1, keepdim=True)
-    own = with_label_prior(head, labels, 0.5)
-    found = (x @ own.weight.double().T + own.bias.double()).softmax(dim=1)
-    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
-
-
-def test_no_prior_leaves_the_head_as_it_is() -> None:
-    head = Head(torch.ones(3, 2), torch.tensor([1.0, 2.0, 3.0]))
-    assert with_label_prior(head, torch.tensor([1, 1]), 0.0) is head
-
-
-@pytest.mark.parametrize(
-    ("policy", "changed"), [("tiered", True), ("global", False), ("local", False)]
-)
-def test_only_tiered_heads_take_the_clients_prior(tmp_path, policy: str, changed: bool) -> None:
-    run = make_run(tmp_path / "run", settings(head=policy))
-    head = zero_head(len(CLASSES), 16)
-    assert (personal_head(run, "c-0", head) is not head) == changed

@@ -21,6 +21,7 @@ from torch import Tensor
 from silva.adapters import codec, maintenance
 from silva.adapters.change import Change, Growth
 from silva.adapters.files import fresh_folder
+from silva.adapters.label_priors import LabelPriors
 from silva.adapters.ledger import Ledger
 from silva.adapters.maintenance import VerifyReport
 from silva.adapters.manifest import (
@@ -55,6 +56,7 @@ class Forest:
         class_names: tuple[str, ...] | None,
         change: Change,
         settings: Mapping[str, Any] | None = None,
+        labels: LabelPriors | None = None,
         *,
         scratch: Path | None = None,
     ) -> Self:
@@ -64,6 +66,7 @@ class Forest:
         class_names rows of the heads; None where tiers have no heads, as of a language model
         change      the root at least; clusters and clients as far as they are known
         settings    how the tiers were trained, tables of plain JSON types; every version keeps them
+        labels      how frequent classes are with its clients; every version keeps that too
         scratch     a folder on the same disk to build it in, for callers who tidy it up themselves;
                     None: beside `path`, where a process that is killed leaves a hidden folder
 
@@ -86,6 +89,7 @@ class Forest:
             clients={},
             objects={},
             settings=check_settings(settings, folder),
+            labels=labels,
         )
         with fresh_folder(folder, scratch) as building:
             ledger = Ledger(building)

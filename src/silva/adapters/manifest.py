@@ -30,6 +30,7 @@ from silva.adapters.fields import (
     words,
 )
 from silva.adapters.files import canonical_json, parse_json
+from silva.adapters.label_priors import LabelPriors, label_priors
 from silva.adapters.names import check_client_name, check_cluster_name
 from silva.adapters.objects import MAX_OBJECT_BYTES, is_digest
 from silva.errors import ForestError
@@ -99,7 +100,8 @@ class Manifest:
 
     classes: rows of every tier's head; None in the forest of a language model, whose tiers have no
     heads. settings: how the tiers were trained, as tables of whoever trained them; a forest that was
-    not tuned by silva, or by an early one, has none.
+    not tuned by silva, or by an early one, has none. labels: how frequent classes are with its clients,
+    where heads take that into account.
     """
 
     version: int
@@ -113,6 +115,7 @@ class Manifest:
     clients: Mapping[str, ClientEntry]
     objects: Mapping[str, int]
     settings: Mapping[str, Any] | None = None
+    labels: LabelPriors | None = None
 
     def references(self) -> set[str]:
         """Digests of all objects that this version names."""
@@ -125,8 +128,11 @@ class Manifest:
         """Plain JSON types; `from_plain` is its inverse."""
         # Not `dataclasses.asdict`, which copies deeply: slow with ten thousand clients.
         fields = dict(vars(self))
-        if self.settings is None:
-            del fields["settings"]  # versions from before there were any keep their checksum
+        for late in ("settings", "labels"):
+            if fields[late] is None:
+                del fields[late]  # versions from before there were any keep their checksum
+        if self.labels is not None:
+            fields["labels"] = self.labels.as_plain()
         return fields | {
             "format": FORMAT,
             "base": dict(vars(self.base)),
@@ -170,12 +176,13 @@ def from_plain(plain: Any, where: object) -> Manifest:
             where=where,
             remedy="it was written by another version of silva",
         )
+    classes = check_classes(top.get("classes", optional(listed(_MAX_CLASSES))), where)
     manifest = Manifest(
         version=top.get("version", integer(1, MAX_VERSION)),
         parent=top.get("parent", optional(integer(1, MAX_VERSION))),
         base=base_model(top.get("base", anything), where),
         adapter=adapter_shape(top.get("adapter", anything), where),
-        classes=check_classes(top.get("classes", optional(listed(_MAX_CLASSES))), where),
+        classes=classes,
         probe=top.get("probe", optional(digest)),
         root=_single(top.reader("root")),
         clusters={
@@ -188,6 +195,7 @@ def from_plain(plain: Any, where: object) -> Manifest:
         },
         objects=_objects(top.get("objects", mapping(4 * _MAX_CLIENTS)), where),
         settings=top.get("settings", tables) if "settings" in top.plain else None,
+        labels=_labels(top, len(classes or ())) if "labels" in top.plain else None,
     )
     top.finish()
     _check_names(manifest, where)
@@ -275,6 +283,10 @@ def _by_tier(reader: Reader, figure: str, low: float, high: float) -> dict[str, 
     return {tier: float(value) for tier, value in values.items()}
 
 
+def _labels(reader: Reader, classes: int) -> LabelPriors:
+    return label_priors(reader.get("labels", anything), classes, reader.where)
+
+
 def _objects(plain: dict[str, Any], where: object) -> dict[str, int]:
     for name, size in plain.items():
         if not is_digest(name) or not fits(integer(0, MAX_OBJECT_BYTES), size):
@@ -286,6 +298,8 @@ def _check_names(manifest: Manifest, where: object) -> None:
     for name, client in manifest.clients.items():
         if client.cluster is not None and client.cluster not in manifest.clusters:
             raise ForestError(f"client {name!r} is in no known cluster", where=where)
+    if manifest.labels is not None and set(manifest.labels.groups) - set(manifest.clusters):
+        raise ForestError("labels are of a cluster that is not there", where=where)
     if manifest.references() != set(manifest.objects):
         raise ForestError("objects are not those that the version names", where=where)
     if manifest.parent is not None and manifest.parent >= manifest.version:

@@ -31,6 +31,11 @@ def check_client_name(name: str) -> str:
     return name
 
 
+def cluster_name(number: int) -> str:
+    """What the cluster of that number, from 0, is called."""
+    return f"cluster-{number}"
+
+
 def check_cluster_name(name: str) -> str:
     """The name itself if it is `cluster-<number>`, else ForestError."""
     if not isinstance(name, str) or not _CLUSTER.fullmatch(name):

@@ -23,20 +23,21 @@ from silva.data.open import open_dataset
 from silva.errors import ConfigError, DataError, ForestError
 from silva.federation.client import Update, Work, train_client
 from silva.federation.config import FederationConfig
-from silva.federation.heads import prior_head
+from silva.federation.labels import has_priors
 from silva.federation.material import TEXT, Material
 from silva.federation.newcomer import probe_work
 from silva.federation.orthogonality import Frozen
+from silva.federation.prior_heads import leaf_head
 from silva.federation.rounds import rate
 from silva.federation.run import Progress
 from silva.federation.seeds import derive
 from silva.federation.task import Examples, Task
 
+_TABLES = ("head", "label_prior", "leaf", "local", "orthogonality", "probe_steps")
 APPLIES = tuple(
     name
     for name in paths(FederationConfig)
-    if name.partition(".")[0] in ("head", "leaf", "local", "orthogonality", "probe_steps")
-    and name not in ("local.epochs", "leaf.rounds")
+    if name.partition(".")[0] in _TABLES and name not in ("local.epochs", "leaf.rounds")
 )
 """Settings of a run that decide how a client is added; its passes are of one epoch each."""
 
@@ -103,7 +104,7 @@ def add_client(
     by_loss = forest.clusters[nearest([-x for x in losses.values()])] if losses else None
     cluster = forest.clusters[nearest(list(scores.values()))] if scores else by_loss
     path = forest.path(cluster or "root")
-    leaf, rejected = _leaf(newcomer, path, leaf_epochs) if leaf_epochs else (None, 0)
+    leaf, rejected = _leaf(newcomer, cluster, leaf_epochs) if leaf_epochs else (None, 0)
     tiers = (*path.tiers, leaf) if leaf else path.tiers
     figures = _figures(newcomer, tiers)
     measured: dict[str, Any] = {material.task.figure.name: figures}
@@ -163,8 +164,7 @@ def tune_leaf(
     config = material.task.settled(config)
     train, _ = _examples(forest, client, material)
     newcomer = _Newcomer(forest, material.task, client, train, None, config, on_progress)
-    path = forest.path(forest.client(client).cluster or "root")
-    leaf, rejected = _leaf(newcomer, path, epochs)
+    leaf, rejected = _leaf(newcomer, forest.client(client).cluster, epochs)
     if rejected == epochs:
         what = "every pass of the leaf ended in NaN or infinite numbers"
         raise DataError(what, where=material.dataset.title, remedy="look at the data's values")
@@ -271,15 +271,17 @@ def _probe(newcomer: _Newcomer) -> dict[str, Tensor] | None:
     return {n: p.B for n, p in update.pairs.items()} if update.finite() else None
 
 
-def _leaf(newcomer: _Newcomer, path: AdapterPath, epochs: int) -> tuple[Tier, int]:
-    """A leaf on top of `path`, trained as the cascade trains one, and how many epochs were undone."""
-    config, merged = newcomer.config, newcomer.merged(path)
+def _leaf(newcomer: _Newcomer, cluster: str | None, epochs: int) -> tuple[Tier, int]:
+    """A leaf in `cluster`, trained as the cascade trains one, and how many epochs were undone."""
+    path = newcomer.forest.path(cluster or "root")
+    config, merged, reads = newcomer.config, newcomer.merged(path), newcomer.task.reads
     weights = (config.orthogonality.gamma_cluster, config.orthogonality.gamma_leaf)
     frozen = tuple(
         Frozen({n: p.B for n, p in tier.pairs.items()}, gamma)
         for tier, gamma in zip(path.tiers, weights, strict=False)
     )
-    head = prior_head(config, newcomer.task.reads, newcomer.train, path.head)
+    priors = newcomer.forest.manifest.labels if has_priors(config, reads) else None
+    head = leaf_head(priors, reads, newcomer.train, cluster, path.head)
     current, rejected = Update(newcomer.name, _fresh(newcomer, path), head, 0, 0.0, 0.0, 0.0), 0
     for epoch in range(epochs):
         work = Work(

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from functools import partial
 
+from silva.adapters.names import cluster_name
 from silva.federation.baselines import local_work, measure_controls
 from silva.federation.grouping import find_clusters
 from silva.federation.heads import agree_on_head
+from silva.federation.labels import agree_on_labels
 from silva.federation.leaves import grow_leaf, keep_leaf
 from silva.federation.newcomer import keep_newcomer, meet
 from silva.federation.orthogonality import Frozen
+from silva.federation.prior_heads import cluster_head
 from silva.federation.rounds import federated_round
 from silva.federation.run import Progress, Run
 from silva.federation.state import TierState
@@ -52,14 +55,17 @@ def grow_root(run: Run) -> None:
 
 def make_clusters(run: Run) -> None:
     """Infer clusters from the clients' subspaces; K = 1 leaves the cluster tier out."""
-    run.state.labels, run.state.record.clustering = find_clusters(run)
-    k = len(set(run.state.labels.values()))
-    start = run.state.root
+    state = run.state
+    state.labels, state.record.clustering = find_clusters(run)
+    state.record.labels = priors = agree_on_labels(run)
+    k = len(set(state.labels.values()))
+    start = state.root
     assert start is not None
     if k > 1:
         pairs = run.fresh_pairs("cluster")
-        run.state.clusters = [TierState(pairs, start.head) for _ in range(k)]
-    run.state.advance("cluster")
+        heads = [cluster_head(priors, cluster_name(j), start.head) for j in range(k)]
+        state.clusters = [TierState(pairs, head) for head in heads]
+    state.advance("cluster")
     run.save()
 
 

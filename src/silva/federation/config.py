@@ -68,12 +68,6 @@ class LeafConfig:
     rate: float = setting(
         1.0, low=0.0, high=100.0, help="learning rates of these passes relative to [local]"
     )
-    label_prior: float = setting(
-        0.5,
-        low=0.0,
-        high=1e6,
-        help="images of every class that a client's label prior adds to its own; 0: no prior",
-    )
 
 
 @dataclass(frozen=True)
@@ -136,6 +130,12 @@ class FederationConfig:
         "discriminant",
         choices=("discriminant", "zeros"),
         help="first head: linear discriminants from class sums that clients send once, or zero",
+    )
+    label_prior: str = setting(
+        "estimated",
+        choices=("estimated", "even"),
+        help="how frequent the heads of clusters and clients take classes to be: as estimated from "
+        "all clients' class counts, or all alike",
     )
     late: float = setting(
         0.0, low=0.0, high=0.9, help="share of training clients that join after the root stage"

@@ -8,6 +8,7 @@ from pathlib import Path
 from silva.adapters.change import Change, NewClient, NewCluster
 from silva.adapters.forest import Forest
 from silva.adapters.manifest import base_model, check_classes
+from silva.adapters.names import cluster_name
 from silva.adapters.routing import signature
 from silva.adapters.tiers import Tier, TierName
 from silva.config import as_plain
@@ -45,7 +46,7 @@ def harvest(run: Run, out: Path, material: Material) -> Forest:
     """
     state, config = run.state, run.config.adapter
     assert state.root is not None
-    clusters = {f"cluster-{j}": _cluster(run, tier) for j, tier in enumerate(state.clusters)}
+    clusters = {cluster_name(j): _cluster(run, tier) for j, tier in enumerate(state.clusters)}
     latest = latest_values(state.record)
     clients, leaves = {}, _Leaves(run)
     for rows in run.partition.clients:
@@ -53,7 +54,7 @@ def harvest(run: Run, out: Path, material: Material) -> Forest:
         label = state.labels.get(rows.name, 0)
         clients[rows.name] = NewClient(
             leaf=partial(leaves.next, rows.name) if seen else None,
-            cluster=f"cluster-{label}" if clusters else None,
+            cluster=cluster_name(label) if clusters else None,
             seen=seen,
             images=len(rows.train),
             style=rows.style,
@@ -72,6 +73,7 @@ def harvest(run: Run, out: Path, material: Material) -> Forest:
             clients=clients,
         ),
         settings={**as_plain(run.config), **material.settings},
+        labels=state.record.labels,
         scratch=run.folder.path,
     )
 

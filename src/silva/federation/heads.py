@@ -17,7 +17,6 @@ from torch import Tensor
 
 from silva.adapters.tiers import NO_HEAD, Head
 from silva.federation.client import payload_bytes
-from silva.federation.config import FederationConfig
 from silva.federation.record import Round
 from silva.federation.replies import ROUNDING
 from silva.federation.run import Progress, Run
@@ -95,35 +94,6 @@ def shrinkage(within: Tensor, freedom: float) -> float:
     if spread <= 0:  # no freedom, or the identity's multiple already
         return 1.0
     return min(1.0, max(LEAST_SHRINKAGE, ((1 - 2 / size) * square + trace**2) / spread))
-
-
-def with_label_prior(head: Head, labels: Tensor, images: float) -> Head:
-    """`head` for a client whose classes are as frequent as its own labels [n] say.
-
-    logit_c + log pi_c with pi_c = (n_c + a) / (n + a C), a = `images` of every class: the posterior
-    under another prior than the equal one that the first head was made for (Saerens et al., Neural
-    Computation 14, 2002). `images` 0 leaves the head as it is.
-    """
-    if images <= 0:
-        return head
-    counts = torch.bincount(labels, minlength=len(head.bias)) + images
-    return Head(weight=head.weight, bias=head.bias + torch.log(counts / counts.sum()))
-
-
-def personal_head(run: Run, name: str, head: Head) -> Head:
-    """The head that a client's local passes start from, given its head so far.
-
-    With the policy "global" the head is not the client's to change, and with "local" it has learnt
-    the client's labels already.
-    """
-    return prior_head(run.config, run.task.reads, run.clients.train(name), head)
-
-
-def prior_head(config: FederationConfig, reads: Reads[Any] | None, data: Any, head: Head) -> Head:
-    """`head` with the label prior of `data`, where policy and task have one."""
-    if config.head != "tiered" or reads is None:
-        return head
-    return with_label_prior(head, reads.labels(data), config.leaf.label_prior)
 
 
 def zero_head(classes: int, hidden: int) -> Head:

@@ -37,7 +37,7 @@ from silva.models.llama import Llama
 
 TOKENS_AT_ONCE = 512
 """Tokens in one forward and backward pass. A pass of SmolLM2 keeps about 2 MB of each."""
-HEADLESS = ("head", "head_init")
+HEADLESS = ("head", "head_init", "label_prior")
 """Settings that say what clients do with heads of their own."""
 
 

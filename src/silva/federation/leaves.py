@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from silva.adapters.names import cluster_name
 from silva.adapters.subspace import mean_overlap
 from silva.adapters.tiers import Head, LoraPair
 from silva.federation.client import Update
-from silva.federation.heads import personal_head
 from silva.federation.orthogonality import Frozen
+from silva.federation.prior_heads import leaf_head
 from silva.federation.record import Measurement, Overlap, Round
 from silva.federation.rounds import believed, rate
 from silva.federation.run import Run
@@ -39,7 +40,7 @@ def grow_leaf(run: Run, name: str, rounds: int) -> Leaf:
         "leaf",
         merged,
         pairs,
-        personal_head(run, name, run.own(name, above.head)),
+        start_of_leaf(run, name, cluster, run.own(name, above.head)),
         rounds,
         frozen_of(run, cluster),
         share=run.config.leaf.rate,
@@ -72,6 +73,13 @@ def keep_leaf(run: Run, leaf: Leaf) -> None:
             seconds_compute=trained.seconds_compute,
         )
     )
+
+
+def start_of_leaf(run: Run, name: str, cluster: int, head: Head) -> Head:
+    """The head that a leaf in a cluster starts from, given the one above."""
+    group = cluster_name(cluster) if run.state.clusters else None
+    train = run.clients.train(name)
+    return leaf_head(run.state.record.labels, run.task.reads, train, group, head)
 
 
 def frozen_of(run: Run, cluster: int) -> tuple[Frozen, ...]:

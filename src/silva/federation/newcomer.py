@@ -11,8 +11,7 @@ from torch import Tensor
 from silva.adapters.routing import nearest, signature, similarities
 from silva.adapters.tiers import Head, LoraPair
 from silva.federation.client import Update, Work
-from silva.federation.heads import personal_head
-from silva.federation.leaves import frozen_of, train_alone
+from silva.federation.leaves import frozen_of, start_of_leaf, train_alone
 from silva.federation.record import Measurement, Round, Routed
 from silva.federation.rounds import believed, cost
 from silva.federation.run import Run
@@ -134,7 +133,7 @@ def meet(run: Run, name: str) -> Newcomer:
         "unseen",
         merged,
         run.fresh_pairs("leaf", name),
-        personal_head(run, name, above.head),
+        start_of_leaf(run, name, cluster, above.head),
         last,
         frozen_of(run, cluster),
         share=run.config.leaf.rate,

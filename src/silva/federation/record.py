@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
+from silva.adapters.label_priors import LabelPriors
+
 LARGEST_EXPONENT = 700.0
 """exp of more is no float64; a model that is so far off has no perplexity worth telling."""
 
@@ -172,7 +174,8 @@ class RunFacts:
 class RunRecord:
     """Everything the report needs; grows while the run goes and is part of every checkpoint.
 
-    figure names what the measurements are (`silva.federation.figures`).
+    figure names what the measurements are (`silva.federation.figures`). labels: what heads assume of
+    clients' classes, once there are clusters.
     """
 
     measurements: list[Measurement] = field(default_factory=list)
@@ -182,6 +185,7 @@ class RunRecord:
     clustering: Clustering | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     figure: str = "accuracy"
+    labels: LabelPriors | None = None
 
     @property
     def one_cluster(self) -> bool:
@@ -204,6 +208,7 @@ class RunRecord:
         if clustering:
             scores = [(int(k), float(v)) for k, v in clustering["scores"]]
             clustering = Clustering(**{**clustering, "scores": scores})
+        labels = data.get("labels")
         # Before there were other figures than accuracy, a state did not name its own.
         figure = data.get("figure", "accuracy")
         rows = data["measurements"] if "measurements" in data else data["accuracies"]
@@ -215,4 +220,5 @@ class RunRecord:
             routed=[Routed(**row) for row in data["routed"]],
             clustering=clustering,
             seconds=dict(data["seconds"]),
+            labels=LabelPriors(**labels) if labels else None,
         )

@@ -39,10 +39,10 @@ from silva.federation.state_files import (
     write_tensors,
 )
 
-FORMAT = 3
+FORMAT = 4
 """Version of all that lies in the folder; a state of another one is refused. Before 2 the clients'
 running means did not count their rounds, and the run would go on to another result; before 3 the
-distances between clients were part of every state."""
+distances between clients were part of every state; before 4 heads knew nothing of others' labels."""
 SYNCS = 8
 """Files that are made durable at a time."""
 STAGES = ("root", "clustering", "cluster", "leaf", "unseen", "done")

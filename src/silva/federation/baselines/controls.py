@@ -4,8 +4,9 @@
     local_pair   frozen root, a pair and a head of the client's own
     local_lora   a pair and a head of the client's own on the bare base; nothing is ever shared
 
-All start from the client's own label prior, as leaves do. If one of these reaches the cluster tier,
-the gain is that prior, not sharing.
+All start from the prior of the client's own labels, estimated as that of leaves is, but for what a
+cluster's other members say of them. If one of these reaches the cluster tier, the gain is that prior,
+not sharing.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from silva.federation.heads import first_head, personal_head
+from silva.federation.heads import first_head
 from silva.federation.leaves import train_alone
+from silva.federation.prior_heads import lone_head
 from silva.federation.record import Measurement
 from silva.federation.rounds import rounds_worked
 from silva.federation.run import Run
@@ -60,7 +62,7 @@ def measure_controls(run: Run, name: str, work: Mapping[str, LocalWork]) -> list
             control,
             start,
             run.fresh_pairs("leaf", name),
-            personal_head(run, name, head),
+            lone_head(run.state.record.labels, run.task.reads, run.clients.train(name), head),
             mine.root + mine.below if alone else mine.below,
             train_pairs=control != "head_only",
         )

@@ -1,0 +1,116 @@
+"""Dirichlet priors over classes, estimated from the class counts of all training clients.
+
+The three concentrations of `silva.adapters.label_priors` are those under which the counts are most
+probable (empirical Bayes for the Dirichlet-multinomial distribution; Minka, Estimating a Dirichlet
+distribution, 2000). Clients who have few of the classes give small ones, and then a class without an
+image is improbable; clients who have all of them give large ones, and then counts of few images mean
+little.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import gammaln
+
+from silva.adapters.label_priors import Floats, LabelPriors, even, frequencies
+from silva.adapters.names import cluster_name
+from silva.federation.config import FederationConfig
+from silva.federation.record import Round
+from silva.federation.run import Progress, Run
+from silva.federation.task import Data_contra, Reads
+
+LEAST, MOST = 1e-4, 1e4
+"""Images of all classes together that a prior may stand for."""
+_BYTES = 4
+"""Of a count, a frequency or a concentration as it travels."""
+
+
+def has_priors(config: FederationConfig, reads: object) -> bool:
+    """Whether heads take clients' labels into account.
+
+    With the policy "global" a head is not the client's to change, with "local" it has learnt the
+    client's labels already, and a language model's tiers have none.
+    """
+    return config.head == "tiered" and config.label_prior == "estimated" and reads is not None
+
+
+def class_counts(reads: Reads[Data_contra], data: Data_contra) -> Floats:
+    """Images of each class [classes] that a client trains on."""
+    return torch.bincount(reads.labels(data), minlength=reads.classes).double().numpy()
+
+
+def agree_on_labels(run: Run) -> LabelPriors | None:
+    """What the training clients' counts say, once their clusters are known; on record as a round.
+
+    The server sends back the cluster's frequencies and the concentrations. Counts went up with the
+    statistics of the first head, except from those who came later, or where nobody was asked for any.
+    """
+    started, reads = time.perf_counter(), run.task.reads
+    if reads is None or not has_priors(run.config, reads):
+        return None
+    names = [c.name for c in run.partition.seen]
+    counts = np.zeros((len(names), reads.classes))
+    for n, name in enumerate(names):
+        counts[n] = class_counts(reads, run.clients.train(name))
+        run.on_progress(Progress("labels", n + 1, len(names), name))
+    told = run.founders() if run.config.head_init == "discriminant" else []
+    run.state.record.rounds.append(
+        Round(
+            stage="labels",
+            cluster=-1,
+            round=run.state.total_rounds,
+            participants=len(names),
+            rejected=0,
+            dropped=0,
+            loss=0.0,
+            rho=0.0,
+            trunc_energy=0.0,
+            bytes_up=_BYTES * reads.classes * (len(names) - len(told)),
+            bytes_down=_BYTES * (reads.classes + 2) * len(names),
+            seconds=time.perf_counter() - started,
+            seconds_compute=0.0,
+        )
+    )
+    labels, one = run.state.labels, len(set(run.state.labels.values())) == 1
+    return estimate(counts, [] if one else [cluster_name(labels[name]) for name in names])
+
+
+def estimate(counts: Floats, clusters: Sequence[str]) -> LabelPriors:
+    """Priors from the counts [clients, classes] of all training clients and the cluster of each.
+
+    clusters is empty where there are none.
+    """
+    alike = even(counts.shape[1])
+    of_clients = concentration(counts, np.tile(alike, (len(counts), 1)))
+    if not clusters:
+        return LabelPriors({}, of_clients, of_clients, of_clients)
+    names, group = np.unique(clusters, return_inverse=True)
+    pooled = np.zeros((len(names), len(alike)))
+    np.add.at(pooled, group, counts)
+    of_groups = concentration(pooled, np.tile(alike, (len(names), 1)))
+    of_members = concentration(counts, frequencies(pooled, alike, of_groups)[group])
+    rows = pooled.astype(int).tolist()
+    groups = {str(name): row for name, row in zip(names, rows, strict=True)}
+    return LabelPriors(groups, of_groups, of_members, of_clients)
+
+
+def concentration(counts: Floats, measures: Floats) -> float:
+    """The s under which counts [n, classes] are most probable, row i from Dirichlet(s measures[i]).
+
+    measures [n, classes]: positive, each row sums up to 1. Rows without images say nothing.
+    """
+    totals = counts.sum(axis=1)
+
+    def surprise(log_s: float) -> float:
+        s = np.exp(log_s)
+        ends = gammaln(s) - gammaln(s + totals)
+        each = (gammaln(counts + s * measures) - gammaln(s * measures)).sum(axis=1)
+        return -float((ends + each).sum())
+
+    found = minimize_scalar(surprise, bounds=(np.log(LEAST), np.log(MOST)), method="bounded")
+    return float(np.exp(found.x))
