@@ -105,7 +105,7 @@ FLAGS = [
     {},
     {"participation": 0.4, "dropout": 0.3},
     {"participation": 0.4, "late": 0.4, "clustering__k": 1},
-    {"cluster__rounds": 5, "cluster__tau": 0.45, "cluster__patience": 1, "cluster__min_rounds": 1},
+    {"cluster__rounds": 5, "cluster__tau": 0.2, "cluster__patience": 1, "cluster__min_rounds": 1},
 ]
 
 
