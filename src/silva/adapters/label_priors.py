@@ -1,11 +1,12 @@
 """How frequent each class is with a cluster's clients, and with one client: part of every version.
 
-    groups     m_k = (n_k + g / C) / (|n_k| + g)       n_k: images of each of C classes in group k
-    members    p_i = (n_i + s m_k) / (|n_i| + s)       i in group k; without groups all m are 1 / C
-    alone      p_i = (n_i + a / C) / (|n_i| + a)       of its own images alone
+    groups     m_k                                     estimated from the members' counts
+    members    p_i = (n_i + a m_k) / (|n_i| + a)       i in group k, n_i: its images of each class
+    alone      p_i = (n_i + a / C) / (|n_i| + a)       of its own images alone, C classes
 
-These are means of Dirichlet posteriors; `silva.federation.labels` estimates g, s and a. A client that
-joins a finished forest needs them as much as one that grew it.
+The latter are means of Dirichlet posteriors; `silva.federation.labels` estimates m and a. A client that
+joins a finished forest needs them as much as one that grew it. They are frequencies, not counts: nobody
+reads another client's images out of them.
 """
 
 from __future__ import annotations
@@ -17,36 +18,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silva.adapters.fields import Reader, fits, integer, listed, mapping, number
+from silva.adapters.fields import Reader, fits, listed, mapping, number
 
 Floats = NDArray[np.float64]
 
-_MOST_IMAGES, _MOST_NAMES = 10**12, 1_000_000
+_MOST_NAMES = 1_000_000
+_LEAST_SHARE = 1e-12
+_OFF = 1e-3
+"""What frequencies may be off in sum, being rounded."""
 
 
 @dataclass(frozen=True)
 class LabelPriors:
     """What all training clients together say about labels.
 
-    groups: by cluster, its members' images of each class; empty where there are no clusters.
-    of_groups, of_members, of_clients: the concentrations g, s and a, in images of all classes.
+    groups: m_k by cluster; empty where there are no clusters. of_clients: the concentration a, in
+    images of all classes together.
     """
 
-    groups: Mapping[str, list[int]]
-    of_groups: float
-    of_members: float
+    groups: Mapping[str, list[float]]
     of_clients: float
 
     def group(self, cluster: str | None, classes: int) -> Floats:
         """How frequent classes are with a cluster's members [classes]; alike where it is not known."""
         if cluster is None or cluster not in self.groups:
             return even(classes)
-        counts = np.array(self.groups[cluster], dtype=float)
-        return frequencies(counts, even(classes), self.of_groups)
+        return np.array(self.groups[cluster])
 
     def member(self, cluster: str | None, counts: Floats) -> Floats:
         """How frequent classes are with a client of `cluster` who has `counts` images of each."""
-        return frequencies(counts, self.group(cluster, len(counts)), self.of_members)
+        return frequencies(counts, self.group(cluster, len(counts)), self.of_clients)
 
     def alone(self, counts: Floats) -> Floats:
         """How frequent classes are with a client of whom nothing but `counts` is known."""
@@ -63,10 +64,10 @@ def label_priors(plain: object, classes: int, where: object) -> LabelPriors:
     groups = reader.get("groups", mapping(_MOST_NAMES))
     for row in groups.values():
         whole = fits(listed(classes), row) and len(row) == classes
-        if not whole or not all(fits(integer(0, _MOST_IMAGES), count) for count in row):
-            raise reader.error("groups", f"must be {classes} numbers of images by cluster")
-    names = ("of_groups", "of_members", "of_clients")
-    priors = LabelPriors(groups, *(reader.get(name, number(1e-9, 1e9)) for name in names))
+        shares = whole and all(fits(number(_LEAST_SHARE, 1.0), share) for share in row)
+        if not shares or abs(sum(row) - 1) > _OFF:
+            raise reader.error("groups", f"must be frequencies of {classes} classes by cluster")
+    priors = LabelPriors(groups, reader.get("of_clients", number(1e-9, 1e9)))
     reader.finish()
     return priors
 

@@ -1,10 +1,18 @@
 """Dirichlet priors over classes, estimated from the class counts of all training clients.
 
-The three concentrations of `silva.adapters.label_priors` are those under which the counts are most
-probable (empirical Bayes for the Dirichlet-multinomial distribution; Minka, Estimating a Dirichlet
-distribution, 2000). Clients who have few of the classes give small ones, and then a class without an
-image is improbable; clients who have all of them give large ones, and then counts of few images mean
-little.
+Concentrations are those under which the counts are most probable (empirical Bayes for the
+Dirichlet-multinomial distribution; Minka, Estimating a Dirichlet distribution, 2000). Clients who have
+few of the classes give small ones, and then a class without an image is improbable; clients who have
+all of them give large ones, and then counts of few images mean little.
+
+A cluster's frequencies m_k are not those of all its images thrown together: where members differ, ten
+images of one member say less than one image each of ten. They are fitted together with s, how alike
+members are, and g, how alike clusters are: members who differ as all clients do say nothing about their
+cluster, and m_k becomes even.
+
+A member's own counts then weigh against m_k as they would against equal frequencies. Weighed by s they
+count next to nothing where members differ by chance alone, and chance is less than s reckons with where
+the labels of a client's images come in proportion.
 """
 
 from __future__ import annotations
@@ -14,8 +22,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import gammaln
+from scipy.special import digamma, gammaln
 
 from silva.adapters.label_priors import Floats, LabelPriors, even, frequencies
 from silva.adapters.names import cluster_name
@@ -24,8 +33,12 @@ from silva.federation.record import Round
 from silva.federation.run import Progress, Run
 from silva.federation.task import Data_contra, Reads
 
-LEAST, MOST = 1e-4, 1e4
-"""Images of all classes together that a prior may stand for."""
+LEAST, MOST = 0.5, 1e4
+"""Images of all classes together that a prior may stand for. A few clients of one class each would
+make it next to none, and no class is out of the question because three clients have not seen it."""
+_ROUNDS = 30
+_TINY = 1e-12
+_DIGITS = 9
 _BYTES = 4
 """Of a count, a frequency or a concentration as it travels."""
 
@@ -47,7 +60,7 @@ def class_counts(reads: Reads[Data_contra], data: Data_contra) -> Floats:
 def agree_on_labels(run: Run) -> LabelPriors | None:
     """What the training clients' counts say, once their clusters are known; on record as a round.
 
-    The server sends back the cluster's frequencies and the concentrations. Counts went up with the
+    The server sends back the cluster's frequencies and a concentration. Counts went up with the
     statistics of the first head, except from those who came later, or where nobody was asked for any.
     """
     started, reads = time.perf_counter(), run.task.reads
@@ -71,7 +84,7 @@ def agree_on_labels(run: Run) -> LabelPriors | None:
             rho=0.0,
             trunc_energy=0.0,
             bytes_up=_BYTES * reads.classes * (len(names) - len(told)),
-            bytes_down=_BYTES * (reads.classes + 2) * len(names),
+            bytes_down=_BYTES * (reads.classes + 1) * len(names),
             seconds=time.perf_counter() - started,
             seconds_compute=0.0,
         )
@@ -85,18 +98,36 @@ def estimate(counts: Floats, clusters: Sequence[str]) -> LabelPriors:
 
     clusters is empty where there are none.
     """
-    alike = even(counts.shape[1])
-    of_clients = concentration(counts, np.tile(alike, (len(counts), 1)))
+    of_clients = concentration(counts, np.tile(even(counts.shape[1]), (len(counts), 1)))
     if not clusters:
-        return LabelPriors({}, of_clients, of_clients, of_clients)
+        return LabelPriors({}, of_clients)
     names, group = np.unique(clusters, return_inverse=True)
-    pooled = np.zeros((len(names), len(alike)))
-    np.add.at(pooled, group, counts)
-    of_groups = concentration(pooled, np.tile(alike, (len(names), 1)))
-    of_members = concentration(counts, frequencies(pooled, alike, of_groups)[group])
-    rows = pooled.astype(int).tolist()
-    groups = {str(name): row for name, row in zip(names, rows, strict=True)}
-    return LabelPriors(groups, of_groups, of_members, of_clients)
+    rows = group_frequencies(counts, group).round(_DIGITS).clip(10.0**-_DIGITS).tolist()
+    return LabelPriors({str(name): row for name, row in zip(names, rows, strict=True)}, of_clients)
+
+
+def group_frequencies(counts: Floats, group: NDArray[np.int64]) -> Floats:
+    """m [groups, classes] from counts [clients, classes] and the number of each client's group.
+
+    Alternates between the three unknowns. An image of a class that the member has already counts less:
+    t = s m (psi(n + s m) - psi(s m)) images in place of n (Minka, equation 54).
+    """
+    alike = even(counts.shape[1])
+    pooled = _by_group(counts, group)
+    m = frequencies(pooled, alike, 1.0)
+    for _ in range(_ROUNDS):
+        s = concentration(counts, m[group])
+        sm = np.maximum(s * m[group], _TINY)
+        said = _by_group(sm * (digamma(counts + sm) - digamma(sm)), group)
+        g = concentration(said, np.tile(alike, (len(m), 1)))
+        m = frequencies(said, alike, g)
+    return m
+
+
+def _by_group(rows: Floats, group: NDArray[np.int64]) -> Floats:
+    sums = np.zeros((int(group.max()) + 1, rows.shape[1]))
+    np.add.at(sums, group, rows)
+    return sums
 
 
 def concentration(counts: Floats, measures: Floats) -> float:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from silva.federation.heads import first_head
+from silva.federation.heads import lone_first_head
 from silva.federation.leaves import train_alone
 from silva.federation.prior_heads import lone_head
 from silva.federation.record import Measurement
@@ -55,7 +55,7 @@ def measure_controls(run: Run, name: str, work: Mapping[str, LocalWork]) -> list
     for control in run.config.controls:
         alone = control == "local_lora"
         start = run.base if alone else rooted
-        head = first_head(run, [name]) if alone else run.own(name, root.head)
+        head = lone_first_head(run, name) if alone else run.own(name, root.head)
         trained = train_alone(
             run,
             name,
