@@ -24,6 +24,7 @@ from forest_cases import (
 from silva.adapters import maintenance
 from silva.adapters.change import Change, NewClient, NewCluster
 from silva.adapters.forest import Forest
+from silva.adapters.label_priors import LabelPriors
 from silva.errors import ForestError, UnknownClientError
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -292,6 +293,19 @@ def test_remove_keeps_versions_without_the_client(forest: Forest) -> None:
     assert forest.remove("new-1").version == 1
     assert forest.verify().versions == (1,)
     assert grown.client("new-1").leaf not in files_of(forest.folder)
+
+
+def test_labels_of_a_cluster_go_with_its_tier(tmp_path: Path) -> None:
+    """A head that came from elsewhere was never made for the old frequencies."""
+    rows = {f"cluster-{n}": [0.25, 0.25, 0.5] for n in range(2)}
+    priors = LabelPriors(rows, 2.0)
+    forest = Forest.create(tmp_path / "f", BASE, ADAPTER, CLASSES, full_change(), labels=priors)
+    assert forest.manifest.labels == priors
+    grown = forest.commit(Change(clients={"new-1": NewClient(leaf=tier("leaf", 99))}))
+    assert grown.remove("new-1").manifest.labels == priors
+    other = NewCluster(tier("cluster", 88), signature(8))
+    found = forest.commit(Change(clusters={"cluster-1": other})).manifest.labels
+    assert found == LabelPriors({"cluster-0": rows["cluster-0"]}, 2.0)
 
 
 def commit_one(folder: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from silva.adapters.label_priors import LabelPriors, even, frequencies, label_priors
 from silva.errors import ForestError
 
-PRIORS = LabelPriors({"cluster-0": [6, 2, 0], "cluster-2": [0, 0, 4]}, 3.0, 2.0, 1.5)
+PRIORS = LabelPriors({"cluster-0": [0.7, 0.2, 0.1], "cluster-2": [0.1, 0.1, 0.8]}, 2.0)
 
 
 def test_frequencies_lie_between_prior_and_counts() -> None:
@@ -24,12 +24,11 @@ def test_frequencies_lie_between_prior_and_counts() -> None:
 
 
 def test_groups_members_and_clients_alone() -> None:
-    """By hand: m = (n + g / C) / (|n| + g), p = (n + s m) / (|n| + s)."""
-    group = PRIORS.group("cluster-0", 3)
-    assert group == pytest.approx(np.array([7, 3, 1]) / 11)
+    """By hand: p = (n + a m) / (|n| + a)."""
+    assert PRIORS.group("cluster-0", 3) == pytest.approx([0.7, 0.2, 0.1])
     own = np.array([0.0, 1.0, 1.0])
-    assert PRIORS.member("cluster-0", own) == pytest.approx((own + 2 * group) / 4)
-    assert PRIORS.alone(own) == pytest.approx(np.array([0.5, 1.5, 1.5]) / 3.5)
+    assert PRIORS.member("cluster-0", own) == pytest.approx(np.array([1.4, 1.4, 1.2]) / 4)
+    assert PRIORS.alone(own) == pytest.approx(np.array([2, 5, 5]) / 12)
     for unknown in (None, "cluster-7"):
         assert PRIORS.group(unknown, 3) == pytest.approx(even(3))
 
@@ -41,13 +40,13 @@ def test_what_is_written_is_read_again() -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"groups": {"cluster-0": [1, 2]}}, "groups"),
-        ({"groups": {"cluster-0": [1, 2, -1]}}, "groups"),
-        ({"groups": {"cluster-0": [1, 2, 0.5]}}, "groups"),
+        ({"groups": {"cluster-0": [0.5, 0.5]}}, "groups"),
+        ({"groups": {"cluster-0": [0.5, 0.5, 0.0]}}, "groups"),
+        ({"groups": {"cluster-0": [0.5, 0.5, 0.5]}}, "groups"),
+        ({"groups": {"cluster-0": [0.5, 0.5, float("nan")]}}, "groups"),
         ({"groups": {"cluster-0": "123"}}, "groups"),
-        ({"groups": [[1, 2, 3]]}, "groups"),
-        ({"of_groups": 0}, "of_groups"),
-        ({"of_members": float("nan")}, "of_members"),
+        ({"groups": [[0.5, 0.3, 0.2]]}, "groups"),
+        ({"of_clients": 0}, "of_clients"),
         ({"of_clients": "2"}, "of_clients"),
         ({"more": 1}, "more"),
     ],

@@ -51,11 +51,11 @@ def test_round_trip_is_exact_and_deterministic() -> None:
 
 
 def test_labels_are_kept_and_must_be_of_its_classes_and_clusters() -> None:
-    priors = LabelPriors({"cluster-0": [3, 4]}, 1.0, 2.0, 0.5)
+    priors = LabelPriors({"cluster-0": [0.25, 0.75]}, 2.0)
     manifest = replace(example(), labels=priors)
     assert Manifest.from_bytes(manifest.to_bytes(), "v") == manifest
     assert b"labels" not in example().to_bytes()
-    for groups in ({"cluster-1": [3, 4]}, {"cluster-0": [3, 4, 5]}):
+    for groups in ({"cluster-1": [0.25, 0.75]}, {"cluster-0": [0.25, 0.25, 0.5]}):
         with pytest.raises(ForestError, match="labels"):
             from_plain(replace(manifest, labels=replace(priors, groups=groups)).as_plain(), "v")
 

@@ -7,19 +7,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import CLASSES, arrays, backbone, broken, dataset, make_run, save_data, settings
+from tiny import (
+    CLASSES,
+    arrays,
+    backbone,
+    broken,
+    dataset,
+    make_run,
+    same_head,
+    save_data,
+    settings,
+)
 
 from silva.adapters.forest import Forest
-from silva.adapters.tiers import LoraPair
+from silva.adapters.label_priors import even
+from silva.adapters.tiers import Head, LoraPair
 from silva.data.nouns import TEST, TRAIN, ImageDataset
 from silva.data.sources import ArraySource
 from silva.errors import ConfigError, DataError, ForestError
 from silva.federation import addition
 from silva.federation.addition import Added, add_client, open_for, settings_for
 from silva.federation.cascade import grow
+from silva.federation.client import Work, train_client
 from silva.federation.config import FederationConfig
 from silva.federation.harvest import harvest
 from silva.federation.material import image_material
+from silva.federation.prior_heads import under_prior
 
 FLAGS = {
     "head_init": "zeros",
@@ -177,7 +190,7 @@ def test_the_settings_of_the_run_come_from_the_forest_alone(forest: Forest) -> N
 
 def test_later_versions_keep_the_settings(forest: Forest) -> None:
     later = add(forest, images((0, 1))).forest
-    assert settings_for(later, {}) == CONFIG
+    assert settings_for(later, {}) == CONFIG and later.manifest.labels == forest.manifest.labels
     assert settings_for(Forest.load(later.folder), {}) == CONFIG
 
 
@@ -191,6 +204,51 @@ def test_a_forest_that_does_not_say_gets_the_defaults(forest: Forest) -> None:
     forest.manifest = replace(forest.manifest, settings=None)
     assert settings_for(forest, {}) == FederationConfig()
     assert settings_for(forest, {"federation.local.lr": 0.5}).local.lr == 0.5
+
+
+def first_head(forest: Forest, monkeypatch: pytest.MonkeyPatch, **flags: object) -> Head:
+    """The head that the leaf of a client with images of the first classes starts from."""
+    works: list[Work] = []
+
+    def watched(task, data, work: Work, *rest):
+        works.append(work)
+        return train_client(task, data, work, *rest)
+
+    monkeypatch.setattr(addition, "train_client", watched)
+    add(forest, images(GROUPS["cluster-0"]), epochs=1, **flags)
+    return works[-1].head
+
+
+def test_a_leaf_starts_from_the_labels_of_client_and_cluster(
+    forest: Forest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priors, above = forest.manifest.labels, forest.path("cluster-0").head
+    assert priors is not None
+    counts = np.array([6.0, 6.0, 0.0, 0.0])
+    old, new = priors.group("cluster-0", 4), priors.member("cluster-0", counts)
+    found = first_head(forest, monkeypatch)
+    assert same_head(found, under_prior(above, old, new)) and not same_head(found, above)
+
+
+def test_a_leaf_starts_from_the_cluster_where_labels_are_left_out(
+    forest: Forest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = first_head(forest, monkeypatch, label_prior="even")
+    assert same_head(found, forest.path("cluster-0").head)
+
+
+def test_a_forest_of_an_earlier_version_takes_clients_as_it_did(
+    forest: Forest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an image of each class was added to a client's own, and its settings said so."""
+    stored = dict(forest.manifest.settings or {})
+    del stored["label_prior"]
+    stored["leaf"] = {**stored["leaf"], "label_prior": 0.5}
+    forest.manifest = replace(forest.manifest, settings=stored, labels=None)
+    assert settings_for(forest, {}) == CONFIG
+    above, counts = forest.path("cluster-0").head, np.array([6.5, 6.5, 0.5, 0.5])
+    found = first_head(forest, monkeypatch)
+    assert same_head(found, under_prior(above, even(4), counts / counts.sum()))
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,14 @@ def test_root_and_clusters_are_the_runs_tensors(grown: tuple[Run, Forest]) -> No
         assert all(torch.equal(stored[m], bases[m]) for m in bases)
 
 
+def test_the_forest_keeps_what_heads_assume_of_labels(grown: tuple[Run, Forest]) -> None:
+    run, forest = grown
+    priors = forest.manifest.labels
+    assert priors is not None and priors == run.state.record.labels
+    assert list(priors.groups) == forest.clusters
+    assert Forest.load(forest.folder).manifest.labels == priors
+
+
 def test_the_probe_is_where_the_clusters_started(grown: tuple[Run, Forest]) -> None:
     run, forest = grown
     start = run.fresh_pairs("cluster")

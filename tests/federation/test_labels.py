@@ -11,7 +11,14 @@ from tiny import CLASSES, make_run, settings
 
 from silva.adapters.label_priors import even
 from silva.federation.cascade import grow_root
-from silva.federation.labels import MOST, agree_on_labels, class_counts, concentration, estimate
+from silva.federation.labels import (
+    LEAST,
+    MOST,
+    agree_on_labels,
+    class_counts,
+    concentration,
+    estimate,
+)
 
 
 def drawn(s: float, classes: int, clients: int, images: int) -> np.ndarray:
@@ -50,19 +57,35 @@ def test_groups_of_different_classes_are_told_from_their_members() -> None:
     counts = np.array([draw.multinomial(40, share) for share in halves], dtype=float)
     names = ["cluster-0"] * 10 + ["cluster-1"] * 10
     priors = estimate(counts, names)
-    assert priors.groups["cluster-1"] == counts[10:].sum(axis=0).astype(int).tolist()
-    assert (
-        priors.group("cluster-0", 10)[5:].max()
-        < 1e-3
-        < 0.1
-        < priors.group("cluster-0", 10)[:5].min()
-    )
-    # Within a group clients are alike, among all they are not.
-    assert priors.of_members > 100 * priors.of_clients
-    assert priors.member("cluster-0", counts[0])[:5].min() > 0.15
+    first, second = (priors.group(name, 10) for name in ("cluster-0", "cluster-1"))
+    assert first[5:].max() < 1e-3 < 0.15 < first[:5].min()
+    assert second[:5].max() < 1e-3 < 0.15 < second[5:].min()
+    # What the others have makes a class likely that a member of few images lacks.
+    own = np.array([2.0, 1, 0, 0, 0, 0, 0, 0, 0, 0])
+    assert priors.member("cluster-0", own)[2:5].min() > 1.5 * priors.alone(own)[2:5].min()
     alone = estimate(counts, [])
-    assert not alone.groups and alone.of_members == alone.of_clients == priors.of_clients
+    assert not alone.groups and alone.of_clients == priors.of_clients
     assert alone.member(None, counts[0]) == pytest.approx(alone.alone(counts[0]))
+
+
+def test_clusters_that_say_nothing_about_labels_are_taken_as_even() -> None:
+    """Two members each, whose labels have nothing in common: their classes are theirs alone."""
+    draw = np.random.default_rng(5)
+    shares = draw.dirichlet(np.full(8, 0.25), 48)
+    counts = np.array([draw.multinomial(50, share) for share in shares[:40]], dtype=float)
+    priors = estimate(counts, [f"cluster-{n // 2}" for n in range(40)])
+    group = np.array([priors.group(f"cluster-{n % 20}", 8) for n in range(8)])
+    lost = -(shares[40:] * np.log(group)).sum(axis=1).mean()
+    assert lost < np.log(8) + 0.02
+
+
+def test_few_clients_rule_no_class_out() -> None:
+    counts = np.zeros((3, 10))
+    counts[:, 0] = 10.0
+    priors = estimate(counts, ["cluster-0", "cluster-0", "cluster-1"])
+    assert priors.of_clients == pytest.approx(LEAST, rel=1e-2)
+    assert priors.alone(counts[0])[1:].min() > 1e-3
+    assert priors.group("cluster-0", 10).min() > 1e-3
 
 
 @pytest.mark.parametrize(("flags", "late"), [({"late": 0.4}, 2), ({"head_init": "zeros"}, 6)])
@@ -79,4 +102,4 @@ def test_only_those_tell_their_counts_who_have_not_yet(
     assert priors == estimate(counts, [f"cluster-{n % 2}" for n in range(len(names))])
     assert (row.stage, row.participants) == ("labels", len(names))
     assert row.bytes_up == 4 * len(CLASSES) * late
-    assert row.bytes_down == 4 * (len(CLASSES) + 2) * len(names)
+    assert row.bytes_down == 4 * (len(CLASSES) + 1) * len(names)

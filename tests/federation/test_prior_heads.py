@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from tiny import CLASSES, make_run, same_head, settings
 from silva.adapters.label_priors import LabelPriors, even
 from silva.adapters.tiers import Head
 from silva.federation.cascade import grow_root, make_clusters
-from silva.federation.labels import class_counts
-from silva.federation.leaves import start_of_leaf
+from silva.federation.client import Work
+from silva.federation.labels import class_counts, estimate
+from silva.federation.leaves import grow_leaf
+from silva.federation.newcomer import meet
 from silva.federation.prior_heads import cluster_head, leaf_head, lone_head, under_prior
 from silva.federation.run import Run
 
-PRIORS = LabelPriors({"cluster-0": [5, 1, 0, 0], "cluster-1": [0, 0, 3, 3]}, 0.5, 4.0, 2.0)
+PRIORS = LabelPriors({"cluster-0": [0.7, 0.1, 0.1, 0.1], "cluster-1": [0.1, 0.1, 0.4, 0.4]}, 2.0)
 
 
 def random_head(seed: int = 1) -> Head:
@@ -78,17 +81,41 @@ def test_clusters_and_leaves_of_a_run_start_from_their_labels(tmp_path: Path, k:
     priors, root, reads = run.state.record.labels, run.state.root, run.task.reads
     assert priors is not None and root is not None and reads is not None
     assert len(run.state.clusters) == len(priors.groups) == (0 if k == 1 else k)
+    names = [c.name for c in run.partition.seen]
+    counts = {n: class_counts(reads, run.clients.train(n)) for n in names}
+    clusters = [f"cluster-{run.state.labels[n]}" for n in names] if k > 1 else []
+    assert priors == estimate(np.array(list(counts.values())), clusters)
     for j, cluster in enumerate(run.state.clusters):
-        counts = sum(class_counts(reads, run.clients.train(n)) for n in run.members(j))
-        assert priors.groups[f"cluster-{j}"] == counts.tolist()
         assert same_head(cluster.head, cluster_head(priors, f"cluster-{j}", root.head))
-    j = run.state.labels["c-1"]
-    above = run.above_leaf(j).head
-    own = class_counts(reads, run.clients.train("c-1"))
-    group = f"cluster-{j}" if k > 1 else None
-    wanted = under_prior(above, priors.group(group, len(CLASSES)), priors.member(group, own))
-    assert same_head(start_of_leaf(run, "c-1", j, above), wanted)
-    assert not same_head(wanted, above)
+    group = f"cluster-{run.state.labels['c-1']}" if k > 1 else None
+    above = run.above_leaf(run.state.labels["c-1"]).head
+    old, new = priors.group(group, len(CLASSES)), priors.member(group, counts["c-1"])
+    first = works_of(run, lambda: grow_leaf(run, "c-1", 1))[0]
+    assert same_head(first.head, under_prior(above, old, new)) and not same_head(first.head, above)
+
+
+def works_of(run: Run, act: Callable[[], object]) -> list[Work]:
+    """What clients are asked to do meanwhile."""
+    works: list[Work] = []
+    real = run.runtime.train
+    run.runtime.train = lambda given: (works.append(w) or u for w in given for u in real([w]))
+    act()
+    run.runtime.train = real
+    return works
+
+
+def test_a_newcomers_leaf_starts_from_the_labels_of_its_cluster(tmp_path: Path) -> None:
+    run = clustered(tmp_path, clustering__rule="fixed", clustering__k=2)
+    name, met = run.partition.held_out[0].name, []
+    works = works_of(run, lambda: met.append(meet(run, name)))
+    priors, reads = run.state.record.labels, run.task.reads
+    assert priors is not None and reads is not None
+    j = met[0].cluster
+    counts = class_counts(reads, run.clients.train(name))
+    old = priors.group(f"cluster-{j}", len(CLASSES))
+    wanted = under_prior(run.above_leaf(j).head, old, priors.member(f"cluster-{j}", counts))
+    first = next(w for w in works if w.epochs == 1)
+    assert same_head(first.head, wanted)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,19 @@ def test_damaged_settings_are_an_error_of_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_with_settings_of_another_version_is_refused_as_such(
+    config: TuneConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "forest"
+    interrupted(config, out)
+    path = run_folder(out) / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["config"]["federation"]["leaf"]["label_prior"] = 0.5
+    path.write_text(json.dumps(settings))
+    with pytest.raises(RunError, match=r"another version of silva.*label_prior.*start again"):
+        resume(out)
+
+
 @pytest.mark.parametrize("file", ["state.json", "tensors", "partition.json"])
 def test_a_truncated_file_of_the_run_is_an_error_and_changes_nothing(
     config: TuneConfig, tmp_path: Path, file: str

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from silva.adapters import codec
+from silva.adapters.label_priors import LabelPriors
 from silva.adapters.manifest import ClientEntry, ClusterEntry, Manifest, check_client_entry
 from silva.adapters.names import check_client_name, check_cluster_name
 from silva.adapters.objects import ObjectStore, Stored
@@ -85,7 +86,7 @@ class Growth:
             signature = codec.encode_signature(cluster.signature)
             codec.decode_signature(signature, f"signature of {name}")
             clusters[name] = ClusterEntry(tier, self._put(signature))
-        grown = replace(grown, clusters=clusters)
+        grown = replace(grown, clusters=clusters, labels=_still_true(old, clusters))
         clients = {name: _measured(entry, old, grown) for name, entry in old.clients.items()}
         for name, entry in entries.items():
             source = change.clients[name].leaf
@@ -145,6 +146,15 @@ class Growth:
         if stored.fresh:
             self._fresh.append(stored.digest)
         return stored.digest
+
+
+def _still_true(old: Manifest, clusters: Mapping[str, ClusterEntry]) -> LabelPriors | None:
+    """What the forest says of labels, without clusters whose head is another one now."""
+    if old.labels is None:
+        return None
+    replaced = {name for name, entry in old.clusters.items() if clusters[name] != entry}
+    groups = {n: row for n, row in old.labels.groups.items() if n not in replaced}
+    return replace(old.labels, groups=groups)
 
 
 def _measured(entry: ClientEntry, old: Manifest, grown: Manifest) -> ClientEntry:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 TITLES = {
     "images": "images   all read once",
     "head": "head     class statistics",
+    "calibration": "head     calibrated by others",
     "root": "root     every client",
     "clustering": "clusters from subspaces",
+    "labels": "labels   of clusters",
     "cluster": "cluster  alike clients",
     "leaf": "leaf     each client alone",
     "unseen": "unseen clients, controls",

@@ -13,6 +13,7 @@ from torch import Tensor
 from silva.adapters.change import Change, NewClient
 from silva.adapters.forest import Forest
 from silva.adapters.joining import check_name, still_new
+from silva.adapters.label_priors import LabelPriors
 from silva.adapters.names import check_client_name
 from silva.adapters.probe_file import Probed
 from silva.adapters.routing import nearest, similarities
@@ -40,6 +41,11 @@ APPLIES = tuple(
     if name.partition(".")[0] in _TABLES and name not in ("local.epochs", "leaf.rounds")
 )
 """Settings of a run that decide how a client is added; its passes are of one epoch each."""
+
+_RETIRED = {"leaf": ("label_prior",)}
+"""Settings by table that forests of earlier versions name and nobody reads any more."""
+_HALF_AN_IMAGE = 0.5
+"""Of each class: what was added to a client's own when the setting was still there."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +192,16 @@ def settings_for(forest: Forest, flags: Mapping[str, Any]) -> FederationConfig:
                 remedy=f"known here: {', '.join(known)}",
             )
     kept = forest.manifest.settings or {}
-    stored = {"federation": {name: kept[name] for name in kept if name != TEXT}}
+    stored = {"federation": {n: _current(n, kept[n]) for n in kept if n != TEXT}}
     where = f"{forest.folder}, version {forest.version}"
     return build(FederationConfig, overlay(stored, flags)["federation"], where)
+
+
+def _current(name: str, value: Any) -> Any:
+    """A stored setting, or table of settings, without those that are retired."""
+    if name not in _RETIRED or not isinstance(value, dict):
+        return value
+    return {inner: value[inner] for inner in value if inner not in _RETIRED[name]}
 
 
 def open_for(forest: Forest, data: str, split: str = "", labels: str = "") -> ImageDataset:
@@ -280,8 +293,7 @@ def _leaf(newcomer: _Newcomer, cluster: str | None, epochs: int) -> tuple[Tier, 
         Frozen({n: p.B for n, p in tier.pairs.items()}, gamma)
         for tier, gamma in zip(path.tiers, weights, strict=False)
     )
-    priors = newcomer.forest.manifest.labels if has_priors(config, reads) else None
-    head = leaf_head(priors, reads, newcomer.train, cluster, path.head)
+    head = leaf_head(_priors(newcomer), reads, newcomer.train, cluster, path.head)
     current, rejected = Update(newcomer.name, _fresh(newcomer, path), head, 0, 0.0, 0.0, 0.0), 0
     for epoch in range(epochs):
         work = Work(
@@ -305,6 +317,14 @@ def _leaf(newcomer: _Newcomer, cluster: str | None, epochs: int) -> tuple[Tier, 
         newcomer.on_progress(Progress("leaf epochs", epoch + 1, epochs, f"loss {current.loss:.3f}"))
     scaling = path.tiers[0].scaling
     return Tier(name="leaf", pairs=current.pairs, head=current.head, scaling=scaling), rejected
+
+
+def _priors(newcomer: _Newcomer) -> LabelPriors | None:
+    """What the forest says of labels; its own of one from before it did, whose heads took all alike."""
+    reads = newcomer.task.reads
+    if reads is None or not has_priors(newcomer.config, reads):
+        return None
+    return newcomer.forest.manifest.labels or LabelPriors({}, reads.classes * _HALF_AN_IMAGE)
 
 
 def _fresh(newcomer: _Newcomer, path: AdapterPath) -> dict[str, LoraPair]:

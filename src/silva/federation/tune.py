@@ -99,7 +99,14 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
         shutil.rmtree(path)  # killed while it was tidying up
         return Forest.load(out)
     settings = _settings(path)
-    config = build(TuneConfig, settings["config"], str(path / "settings.json"))
+    try:
+        config = build(TuneConfig, settings["config"], str(path / "settings.json"))
+    except ConfigError as error:  # silva wrote them itself, with names that have changed since
+        raise RunError(
+            f"the run was begun by another version of silva ({error.what})",
+            where=path,
+            remedy="remove the folder and start again",
+        ) from error
     material = _open(config)
     dataset = material.dataset
     if material.base.digest != settings["backbone"]:

@@ -11,7 +11,7 @@ from tiny import make_run, same_head, same_pairs, settings
 from silva.federation.baselines import local_work, measure_controls
 from silva.federation.cascade import grow_clusters, grow_leaves, grow_root, make_clusters
 from silva.federation.client import Update, Work
-from silva.federation.heads import first_head
+from silva.federation.heads import lone_first_head
 from silva.federation.prior_heads import lone_head
 from silva.federation.run import Run
 
@@ -65,7 +65,7 @@ def test_what_each_control_trains_and_starts_from(measured) -> None:
     given = (run.state.record.labels, run.task.reads, run.clients.train("c-1"))
     start = lone_head(*given, run.state.root.head)
     assert same_head(head_only[0].head, start) and same_head(local_pair[0].head, start)
-    alone = lone_head(*given, first_head(run, ["c-1"]))
+    alone = lone_head(*given, lone_first_head(run, "c-1"))
     assert same_head(local_lora[0].head, alone) and not same_head(alone, start)
     assert all(not p.B.any() for w in head_only for p in w.pairs.values())
     assert not same_pairs(local_pair[-1].pairs, local_pair[0].pairs)
