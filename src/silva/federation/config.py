@@ -66,7 +66,10 @@ class LeafConfig:
 
     rounds: int = setting(0, low=0, high=100_000, help="local passes; 0: a share of all rounds")
     rate: float = setting(
-        1.0, low=0.0, high=100.0, help="learning rates of these passes relative to [local]"
+        0.3,
+        low=0.0,
+        high=100.0,
+        help="learning rates of what a client trains alone, its leaf and the controls, relative to [local]",
     )
 
 

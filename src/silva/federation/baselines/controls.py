@@ -64,6 +64,7 @@ def measure_controls(run: Run, name: str, work: Mapping[str, LocalWork]) -> list
             run.fresh_pairs("leaf", name),
             lone_head(run.state.record.labels, run.task.reads, run.clients.train(name), head),
             mine.root + mine.below if alone else mine.below,
+            share=run.config.leaf.rate,
             train_pairs=control != "head_only",
         )
         rows += run.measured(name, control, run.merge(start, trained.pairs), trained.head)
