@@ -24,10 +24,9 @@ from silva.errors import (
 )
 from silva.federation import report
 from silva.federation import tune as module
-from silva.federation.config import FederationConfig, LeafConfig, TierConfig
 from silva.federation.run import Progress
 from silva.federation.state_files import alone
-from silva.federation.tune import TuneConfig, resume, run_folder, tune, with_rounds
+from silva.federation.tune import TuneConfig, resume, run_folder, tune
 
 
 @pytest.fixture(autouse=True)
@@ -370,32 +369,6 @@ def test_what_a_kill_left_of_a_finished_run_is_removed(config: TuneConfig, tmp_p
     (run_folder(out) / "clients").mkdir(parents=True)
     assert resume(out).manifest.checksum() == forest.manifest.checksum()
     assert not run_folder(out).exists() and Forest.load(out).verify().sound
-
-
-def tiers_of(config: FederationConfig) -> list[int]:
-    shared = with_rounds(config)
-    tiers = [getattr(shared, tier).rounds for tier in ("root", "cluster", "leaf")]
-    assert sum(tiers) == shared.rounds and with_rounds(shared) == shared
-    return tiers
-
-
-@pytest.mark.parametrize("rounds", [3, 4, 5, 10, 15, 25, 26, 50])
-def test_rounds_are_shared_out_to_the_last(rounds: int) -> None:
-    tiers = tiers_of(FederationConfig(rounds=rounds))
-    assert sum(tiers) == rounds and min(tiers) >= 1
-    assert all(abs(n - rounds * share) < 1 for n, share in zip(tiers, (0.3, 0.4, 0.3), strict=True))
-
-
-def test_tiers_that_name_no_rounds_get_what_the_others_leave() -> None:
-    assert tiers_of(FederationConfig(rounds=24, root=TierConfig(rounds=10))) == [10, 8, 6]
-    one = {"root": TierConfig(rounds=40), "cluster": TierConfig(rounds=30)}
-    assert tiers_of(FederationConfig(**one, leaf=LeafConfig(rounds=1))) == [40, 30, 1]
-
-
-@pytest.mark.parametrize(("rounds", "root", "least"), [(2, 0, 3), (50, 49, 51)])
-def test_too_few_rounds_are_an_error_with_the_least(rounds: int, root: int, least: int) -> None:
-    with pytest.raises(RunError, match=f"choose {least} or more"):
-        with_rounds(FederationConfig(rounds=rounds, root=TierConfig(rounds=root)))
 
 
 def test_a_number_of_clusters_that_cannot_be_is_refused_before_anything_is_written(

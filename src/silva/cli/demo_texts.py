@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
         "local": {"lr": 0.01},
         "root": {"rounds": 1},
         "cluster": {"rounds": 1},
-        "leaf": {"rounds": 1},
+        "leaf": {"rounds": 1, "rate": 1.0},
         "clustering": {"rule": "fixed", "k": 2},
     },
 }

@@ -69,7 +69,7 @@ class LeafConfig:
         0.3,
         low=0.0,
         high=100.0,
-        help="learning rates of what a client trains alone, its leaf and the controls, relative to [local]",
+        help="learning rates of what a client trains alone, leaf or control, relative to [local]",
     )
 
 
