@@ -17,6 +17,7 @@ from pathlib import Path
 import claims
 import common
 import render_experts
+import render_first_head
 import render_forest
 import render_overlap
 import render_reality
@@ -340,6 +341,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "memory": memory,
     "demo": demo,
     "samples": samples,
+    "first-head": render_first_head.first_head,
     "simulator": simulator,
     **{f"hilora-{recipe}": hilora_block(recipe) for recipe in claims.RECIPES},
     **render_serving.BLOCKS,
