@@ -103,7 +103,7 @@ def resume(out: Path, on_progress: Callable[[Progress], None] = lambda p: None) 
         config = build(TuneConfig, settings["config"], str(path / "settings.json"))
     except ConfigError as error:  # silva wrote them itself, with names that have changed since
         raise RunError(
-            f"the run was begun by another version of silva ({error.what})",
+            f"the run was begun by another version of silva ({error.where}: {error.what})",
             where=path,
             remedy="remove the folder and start again",
         ) from error
