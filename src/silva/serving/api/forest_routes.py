@@ -14,7 +14,7 @@ from silva.data.labelled import EXAMPLES, LabelledFiles
 from silva.errors import ForestError, UnknownClientError
 from silva.serving.api.admin import check_verb
 from silva.serving.api.auth import check_admin
-from silva.serving.api.body import read_body, read_bytes
+from silva.serving.api.body import kind_of, read_body, read_bytes
 from silva.serving.api.errors import ApiError
 from silva.serving.api.files import decoded
 from silva.serving.api.openapi import takes
@@ -69,7 +69,7 @@ def _clients(router: APIRouter, server: Server, live: LiveForest) -> None:
     async def joined(request: Request, client: str = "") -> Response:
         """A new client, by its examples or by the probe that `silva forest probe` made of them."""
         check_admin(request, server.admin_keys)
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = kind_of(request)
         if kind == JSON and server.newcomers is not None:
             found = await _by_examples(request, server, server.newcomers, client)
         elif kind == PROBE:
