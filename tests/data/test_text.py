@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from text_cases import Letters, tree
+
 from silva.data.nouns import TEST, TRAIN
 from silva.data.partition import make_partition
 from silva.data.text import TextDataset, read_texts
-from silva.errors import DataError, PartitionError, PromptError
-
-
-class Letters:
-    """A token a character; 0 stands between two texts."""
-
-    end = (0,)
-
-    def encode(self, text: str) -> Sequence[int]:
-        if "\a" in text:
-            raise PromptError("the text rings")
-        return [ord(c) for c in text]
-
-    def size(self, token: int) -> int:
-        return len(chr(token).encode()) if token else 0
-
-
-def tree(root: Path, texts: dict[str, str]) -> Path:
-    for name, text in texts.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return root
+from silva.errors import DataError, PartitionError
 
 
 def words(dataset: TextDataset, rows: np.ndarray) -> list[str]:

@@ -113,13 +113,14 @@ def _joined_there(
     tune: bool,
 ) -> dict[str, Any]:
     from silva.cli.admin import ask
-    from silva.cli.forest_served import examples_of
+    from silva.cli.forest_served import examples_for
 
     sent: dict[str, Any]
     if probe is not None:
         sent = {"content": _read(probe), "headers": {"content-type": "application/octet-stream"}}
     else:
-        sent = {"json": {"examples": examples_of(data, split, labels), "tune": tune}}
+        examples = examples_for(url, admin_key, data, split, labels)
+        sent = {"json": {"examples": examples, "tune": tune}}
     return ask(
         url,
         admin_key,

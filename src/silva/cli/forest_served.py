@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from silva.cli.admin import HERE, AdminKey, Url
 
 PATIENCE_S = 300.0
 """A server reads every object of a version before it makes it live."""
-Data = Annotated[str, typer.Option(help="Its images (classes as the forest's).")]
+Data = Annotated[str, typer.Option(help="Its images (classes as the forest's) or texts.")]
 Split = Annotated[str, typer.Option(help="Train/test column or share.")]
 Labels = Annotated[str, typer.Option(help="Label column or folder levels.")]
 _NEEDS = ("version", "clusters", "clients")
@@ -46,13 +47,54 @@ def leaf(
     """Let a server tune a leaf on a client's data, such as after one that failed."""
     from silva.cli.admin import ask
 
-    body = {"examples": examples_of(data, split, labels)}
     verb = f"forest/clients/{_plain(client)}/leaf"
+    body = {"examples": examples_for(url, admin_key, data, split, labels)}
     _show(ask(url, admin_key, verb, timeout_s=PATIENCE_S, needs=_NEEDS, json=body))
 
 
-def examples_of(data: str, split: str, labels: str) -> list[dict[str, str]]:
-    """The training images at a path as a server takes them. Raises DataError for too many."""
+def examples_for(
+    url: str, admin_key: str, data: str, split: str, labels: str
+) -> list[dict[str, str]]:
+    """The training data at a path as a server takes them: images or texts, as its forest has them.
+
+    Raises ServingError where it takes none, DataError for too many.
+    """
+    from silva.cli.admin import ask
+    from silva.errors import ServingError
+
+    kind = ask(url, admin_key, "forest", method="GET", needs=_NEEDS).get("examples")
+    if kind == "images":
+        return _images(data, split, labels)
+    if kind == "texts":
+        return _texts(data, split, labels)
+    raise ServingError(
+        "the server takes no examples", where=url, remedy="send what `silva forest probe` makes"
+    )
+
+
+def _texts(data: str, split: str, labels: str) -> list[dict[str, str]]:
+    from silva.data.sent_texts import training_texts
+    from silva.errors import DataError
+    from silva.serving.api.schemas.forest import MAX_EXAMPLES
+
+    if split:
+        what = "texts are sent whole: no share of their windows can be kept back"
+        remedy = "leave --split out, or lay the folder out as train/ and test/"
+        raise DataError(what, where=data, remedy=remedy)
+    place = Path(data).expanduser()
+    if not place.exists():
+        raise DataError("no such file or folder", where=data, remedy="give one client's folder")
+    texts = training_texts(place, labels)
+    if len(texts) > MAX_EXAMPLES:
+        raise DataError(
+            f"{len(texts)} texts; a server takes {MAX_EXAMPLES}",
+            where=data,
+            remedy="send fewer, or use `silva forest probe` and `silva forest add`",
+        )
+    return [{"text": text} for text in texts]
+
+
+def _images(data: str, split: str, labels: str) -> list[dict[str, str]]:
     import base64
 
     import numpy as np

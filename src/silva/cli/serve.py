@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from silva.federation.sent import TextProber, TextTuner
 
 Model = Annotated[
     str | None,
@@ -145,7 +148,14 @@ def _launch(flags: dict[str, Any], config: Path | None, sets: list[str], verbose
 
         launch_images(settings, ImageProber, ImageTuner(settings.model), _announce)
         return
-    launch(settings, _model(settings.model, settings.serve.dtype), _announce)
+    launch(settings, _model(settings.model, settings.serve.dtype), _announce, _joining)
+
+
+def _joining(folder: Path) -> tuple[TextProber, TextTuner]:
+    """What trains for clients of a forest who send their texts."""
+    from silva.federation.sent import TextProber, TextTuner
+
+    return TextProber(folder), TextTuner(folder)
 
 
 @contextmanager

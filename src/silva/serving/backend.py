@@ -175,7 +175,7 @@ class Serving(Protocol):
     """What the API needs of whatever computes. All of it is called on the event loop of the front."""
 
     def models(self) -> Sequence[ModelCard]:
-        """All models that can be asked, the base first."""
+        """All models that can be asked, the base first: the same sequence until others are offered."""
         ...
 
     def model(self, name: str) -> ModelCard | None:

@@ -124,6 +124,10 @@ class Colocated(OneProcess):
     def ready(self) -> bool:
         return self._thread is not None and self._thread.alive and not self._closing
 
+    def busy(self) -> bool:
+        """Whether requests wait or are answered."""
+        return bool(self._ends)
+
     def status(self) -> Status:
         """One peer with both roles; the cache is its own pool's."""
         if self._thread is None:

@@ -245,6 +245,10 @@ class Front:
         usable = {p.role for p in self.hub.peers.values() if p.usable}
         return not self._closing and {"prefill", "decode"} <= usable
 
+    def busy(self) -> bool:
+        """Whether requests wait or are answered."""
+        return bool(self.hub.flights)
+
     def status(self) -> Status:
         return replace(overview(self.hub), roles=self._roles.status())
 

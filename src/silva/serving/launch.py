@@ -27,10 +27,15 @@ from silva.serving.spread import check_directory, check_model, check_settings
 
 if TYPE_CHECKING:
     from silva.adapters.forest import Forest
+    from silva.data.sent_texts import SentTexts
     from silva.models.language import LanguageConfig
     from silva.serving.colocated import Colocated
     from silva.serving.front import Front
     from silva.serving.live_forest import LiveForest
+    from silva.serving.newcomers import LeafTuner, Newcomers, Prober
+
+    Joining = Callable[[Path], tuple[Prober[SentTexts], LeafTuner[SentTexts]]]
+    """What probes and tunes on the model of a directory."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,16 @@ def launch(
     config: LaunchConfig,
     model: AbstractContextManager[Path],
     announce: Callable[[str], None] = print,
+    joining: Joining | None = None,
 ) -> None:
     """Serve a model until SIGTERM or SIGINT.
 
     `model` gives the directory and keeps it there; it is entered once the port is held, since it
-    may load and convert for minutes. `announce` gets the address once the server is ready. Raises
-    a SilvaError before a peer is started when a setting, the port or the model is not usable, and
-    once all of them have ended when one of them could not start.
+    may load and convert for minutes. `announce` gets the address once the server is ready. Without
+    `joining` clients join by probes alone. Raises a SilvaError before a peer is started when a setting,
+    the port or the model is not usable, and once all of them have ended when one could not start.
     """
-    http = config.http
+    http, grace_s = config.http, config.serve.grace_s
     if config.serve.colocated and config.serve.roles.auto:
         what = "one engine with both roles has no peers to move"
         raise ConfigError(what, where="serve.roles.auto", remedy="leave it or --colocated out")
@@ -98,7 +104,10 @@ def launch(
         live = None if forest is None else live_forest(config, folder, forest)
         serving = replace(config.serve, kv=kv)
         backend = make_backend(replace(config, serve=serving), folder, fail, live)
-        app = create_app(backend, text, http.limits, keys=ring, admin_keys=admins, forest=live)
+        taking = _newcomers(live, backend, joining, folder)
+        app = create_app(
+            backend, text, http.limits, keys=ring, admin_keys=admins, forest=live, newcomers=taking
+        )
 
         async def run() -> None:
             try:
@@ -107,7 +116,6 @@ def launch(
                 await backend.close(0.0)
                 raise
             show_as("front")
-            grace_s = config.serve.grace_s
             await serve(app, backend, sock, grace_s=grace_s, announce=announce, stop=over)
 
         asyncio.run(run())
@@ -140,6 +148,30 @@ def _load_text(config: LaunchConfig, model: Path) -> LanguageText:
 
         preload()
     return load_text(model)
+
+
+def _newcomers(
+    live: LiveForest | None, backend: Front | Colocated, joining: Joining | None, model: Path
+) -> Newcomers[SentTexts] | None:
+    if live is None or joining is None:
+        return None
+    return newcomers(live, backend, *joining(model))
+
+
+def newcomers(
+    live: LiveForest,
+    backend: Front | Colocated,
+    prober: Prober[SentTexts],
+    tuner: LeafTuner[SentTexts],
+) -> Newcomers[SentTexts]:
+    """Who takes clients by their texts: all that trains does so in processes of its own."""
+    from silva.serving.newcomers import Newcomers
+    from silva.serving.training_work import ProberBeside
+    from silva.serving.tunings import Tunings
+
+    beside = ProberBeside(prober)
+    tunings = Tunings(live, tuner, backend.busy, backend.offer)
+    return Newcomers(live, beside, tunings, end=beside.close)
 
 
 def make_backend(

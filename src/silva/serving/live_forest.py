@@ -33,6 +33,11 @@ class LiveForest:
         self._forest, self._cards = self._taken(forest)
 
     @property
+    def images(self) -> bool:
+        """Whether it is a forest of images, and not of a language model."""
+        return self._images
+
+    @property
     def folder(self) -> Path:
         return self._forest.folder
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,12 +17,12 @@ from silva.adapters.codec import decode_tier
 from silva.adapters.forest import Forest
 from silva.adapters.objects import decode_tensors
 from silva.adapters.tiers import Tier
-from silva.data.labelled import LabelledFiles
 from silva.errors import SilvaError
 from silva.serving.backend import BusyError, ModelCard, UnavailableError
 from silva.serving.live_forest import LiveForest
 from silva.serving.newcomers import LeafTuner
-from silva.serving.tuning_process import TuningProcess
+from silva.serving.training_process import TUNER, TrainingProcess
+from silva.serving.training_work import LeafWork
 
 log = logging.getLogger("silva.tunings")
 
@@ -34,22 +34,23 @@ PATIENCE_S = 2.0
 """So long a pass waits for a moment without requests: a server that always has some tunes slowly."""
 LOOK_S = 0.01
 RETRY_S = 10.0
-NOTHING = LabelledFiles((), ())
+NOTHING = ()
 
 
 @dataclass
 class Tuning:
-    """One leaf. forest: the version in which its client is and has none."""
+    """One leaf. forest: the version in which its client is and has none; rows: of training data."""
 
     forest: Forest
     client: str
-    examples: LabelledFiles
+    examples: Sized
+    rows: int
     state: Literal["queued", "tuning", "live", "failed"] = "queued"
     done: int = 0
     passes: int = 0
     why: str = ""
     wanted: bool = True
-    process: TuningProcess | None = None
+    process: TrainingProcess | None = None
 
     @property
     def unfinished(self) -> bool:
@@ -72,7 +73,7 @@ class Tunings:
     def __init__(
         self,
         live: LiveForest,
-        tuner: LeafTuner,
+        tuner: LeafTuner[Any],
         busy: Callable[[], bool],
         offer: Callable[[Sequence[ModelCard]], None],
     ) -> None:
@@ -91,11 +92,11 @@ class Tunings:
         if unfinished >= MOST_UNFINISHED:
             raise BusyError(f"{unfinished} leaves wait to be tuned", retry_after_s=RETRY_S)
 
-    def begin(self, forest: Forest, client: str, examples: LabelledFiles) -> None:
+    def begin(self, forest: Forest, client: str, examples: Sized, rows: int) -> None:
         """Tune a leaf for a client that has none in this version. Raises BusyError."""
         self.check_room()
         self.forget(client)
-        self._known[client] = Tuning(forest, client, examples)
+        self._known[client] = Tuning(forest, client, examples, rows)
         ended = [each.client for each in self._known.values() if not each.unfinished]
         for name in ended[:-MOST_TOLD]:
             del self._known[name]
@@ -143,14 +144,17 @@ class Tunings:
 
     async def _tune(self, tuning: Tuning) -> None:
         """From examples to a leaf that is answered with."""
-        images = len(tuning.examples)
-        process = await asyncio.to_thread(TuningProcess)
+        process = await asyncio.to_thread(TrainingProcess, TUNER)
         tuning.process = process
         try:
             if not tuning.wanted:
                 return
             await asyncio.to_thread(
-                process.begin, self._tuner, tuning.forest, tuning.client, tuning.examples
+                process.begin,
+                LeafWork(self._tuner),
+                tuning.forest,
+                tuning.client,
+                tuning.examples,
             )
             leaf = await self._heard(tuning, process)
         finally:
@@ -158,10 +162,10 @@ class Tunings:
             await asyncio.to_thread(process.close)
         if tuning.wanted:
             add = self._live.add_leaf
-            await asyncio.to_thread(add, tuning.forest, tuning.client, leaf, images)
+            await asyncio.to_thread(add, tuning.forest, tuning.client, leaf, tuning.rows)
             self._offer(self._live.cards)
 
-    async def _heard(self, tuning: Tuning, process: TuningProcess) -> Tier:
+    async def _heard(self, tuning: Tuning, process: TrainingProcess) -> Tier:
         while True:
             word = await asyncio.to_thread(process.hear)
             if isinstance(word, bytes):

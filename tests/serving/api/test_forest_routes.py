@@ -16,6 +16,7 @@ from forest_cases import BASE, files_of, make_headless
 from silva.adapters.change import Change, NewClient
 from silva.adapters.forest import Forest
 from silva.adapters.probe_file import Probed, encode_probed
+from silva.serving.api import listing
 from silva.serving.api.app import create_app
 from silva.serving.api.keys import KeyRing, parse_key
 from silva.serving.backend import ModelCard
@@ -158,3 +159,22 @@ def test_admin_keys_guard_every_verb(live: LiveForest, text: FakeText) -> None:
 
 def test_without_a_forest_there_is_nothing_to_change(text: FakeText) -> None:
     assert Api(create_app(FakeBackend(), text)).get(URL).status_code == 404
+
+
+def test_the_list_of_models_is_encoded_once_a_version(
+    api: Api, live: LiveForest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+
+    def shown(card: ModelCard) -> dict[str, Any]:
+        encoded.append(card.id)
+        return {"id": card.id}
+
+    monkeypatch.setattr(listing, "shown", shown)
+    first, again = (api.get("/v1/models") for _ in range(2))
+    assert first.content == again.content and len(encoded) == len(live.cards)
+    assert first.headers["content-type"] == "application/json"
+    assert joined(api, "new", probe_of(live, "cluster-1")).status_code == 200
+    assert "m@new" in names(api)
+    assert api.request("DELETE", f"{URL}/clients/new").status_code == 200
+    assert "m@new" not in names(api)

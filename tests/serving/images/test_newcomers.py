@@ -21,7 +21,6 @@ from slow_tuner import SlowTuner
 
 from silva.adapters.forest import Forest
 from silva.adapters.probe_file import encode_probed
-from silva.data.labelled import LabelledFiles
 from silva.data.nouns import ImageDataset
 from silva.data.sources import ArraySource
 from silva.errors import HelperError
@@ -240,7 +239,7 @@ def test_a_pass_waits_for_a_moment_without_requests(
         return len(asked) < 5
 
     mine = Tunings(world.live, SlowTuner(), busy, world.service.offer)
-    tuning, process = tunings.Tuning(world.forest, "new-1", LabelledFiles((), ())), Passes()
+    tuning, process = tunings.Tuning(world.forest, "new-1", (), 0), Passes()
 
     def heard() -> None:
         with pytest.raises(HelperError, match="enough"):

@@ -9,7 +9,7 @@ import signal
 from fastapi import APIRouter, Request, Response
 
 from silva.serving.api.auth import check_admin
-from silva.serving.api.body import read_body
+from silva.serving.api.body import kind_of, read_body
 from silva.serving.api.errors import ApiError
 from silva.serving.api.metrics import CONTENT_TYPE
 from silva.serving.api.openapi import takes
@@ -68,8 +68,7 @@ def admin(server: Server) -> APIRouter:
 def check_verb(request: Request, server: Server) -> None:
     """Admin, and JSON: a browser sends that to another site only after asking it, in vain."""
     check_admin(request, server.admin_keys)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if kind_of(request) != "application/json":
         raise ApiError(415, "send application/json", code="not_json")
 
 

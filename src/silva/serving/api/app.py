@@ -28,7 +28,9 @@ from silva.serving.console.about import Answers
 from silva.serving.console.routes import console
 
 if TYPE_CHECKING:
+    from silva.data.sent_texts import SentTexts
     from silva.serving.live_forest import LiveForest
+    from silva.serving.newcomers import Newcomers
 
 
 def create_app(
@@ -39,6 +41,7 @@ def create_app(
     keys: KeyRing | None = None,
     admin_keys: KeyRing | None = None,
     forest: LiveForest | None = None,
+    newcomers: Newcomers[SentTexts] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """The API over `backend`, whose models all speak `text`.
@@ -46,6 +49,7 @@ def create_app(
     keys            who may ask; without any, everybody
     admin_keys      who may use `/admin/v1`; without any, callers on this machine
     forest          whose clients are models too, if any
+    newcomers       who takes clients that join `forest` by their texts; closed with the app
     clock           the one that the backend's phases are told on
 
     `app.state.server` is the TextServer; its gate is closed to admit nothing more. The caller opens and
@@ -64,13 +68,15 @@ def create_app(
         grammars=Grammars(settings, threads),
         threads=threads,
         forest=forest,
-        newcomers=None,
+        newcomers=newcomers,
         clock=clock,
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if newcomers is not None:
+            await newcomers.close()
         threads.close()
 
     page = console(server, Answers("text", chat=bool(text.chat_template)))

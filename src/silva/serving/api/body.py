@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -30,10 +31,20 @@ async def read_body(
     Raises ApiError 400 for what is not JSON or not of the schema, and what `read_bytes` raises.
     """
     content = await read_bytes(request, settings, holder)
+    return checked(lambda: schema.model_validate_json(content))
+
+
+def checked(validate: Callable[[], Model]) -> Model:
+    """What `validate` finds. Raises ApiError 400 for what is not of the schema."""
     try:
-        return schema.model_validate_json(content)
+        return validate()
     except ValidationError as error:
         raise _refusal(error) from error
+
+
+def kind_of(request: Request) -> str:
+    """The type that the body is said to have, in lower case, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_bytes(

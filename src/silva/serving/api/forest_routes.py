@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
 from silva.adapters.joining import Joined
-from silva.data.labelled import EXAMPLES, LabelledFiles
 from silva.errors import ForestError, UnknownClientError
 from silva.serving.api.admin import check_verb
 from silva.serving.api.auth import check_admin
-from silva.serving.api.body import read_body, read_bytes
+from silva.serving.api.body import kind_of, read_body, read_bytes
 from silva.serving.api.errors import ApiError
-from silva.serving.api.files import decoded
+from silva.serving.api.examples import Kind, examples_in, kind_of_examples
 from silva.serving.api.openapi import takes
-from silva.serving.api.schemas.forest import (
-    ExamplesBody,
-    ImageExample,
-    NewcomerBody,
-    VersionBody,
-)
+from silva.serving.api.schemas.forest import VersionBody
 from silva.serving.api.server import Server
 from silva.serving.api.stream import json_response
 from silva.serving.live_forest import LiveForest
@@ -64,14 +58,15 @@ def forest(server: Server, live: LiveForest) -> APIRouter:
 
 def _clients(router: APIRouter, server: Server, live: LiveForest) -> None:
     """Who comes, goes and gets a leaf."""
+    sent = kind_of_examples(images=live.images)
 
-    @router.post("/clients", **takes(NewcomerBody))
+    @router.post("/clients", **takes(sent.joining))
     async def joined(request: Request, client: str = "") -> Response:
         """A new client, by its examples or by the probe that `silva forest probe` made of them."""
         check_admin(request, server.admin_keys)
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = kind_of(request)
         if kind == JSON and server.newcomers is not None:
-            found = await _by_examples(request, server, server.newcomers, client)
+            found = await _by_examples(request, server, server.newcomers, sent, client)
         elif kind == PROBE:
             probe = await read_bytes(request, server.settings)
             found = await _do(server, live, lambda: live.join(client, probe))
@@ -91,34 +86,32 @@ def _clients(router: APIRouter, server: Server, live: LiveForest) -> None:
         await _do(server, live, lambda: live.remove(client))
         return json_response(_told(server, live))
 
-    @router.post("/clients/{client}/leaf", **takes(ExamplesBody))
+    @router.post("/clients/{client}/leaf", **takes(sent.tuned))
     async def tuned(request: Request, client: str) -> Response:
         """Tune a leaf in the background for a client that has none."""
         check_verb(request, server)
         if server.newcomers is None:
             raise _not_taken(server)
         with server.newcomers.asking(), _refusals():
-            body = await read_body(request, ExamplesBody, server.settings)
-            await server.newcomers.tune(client, _files(body.examples))
+            body = await read_body(request, sent.tuned, server.settings)
+            await server.newcomers.tune(client, examples_in(body))
         return json_response(_told(server, live))
 
 
 def _told(server: Server, live: LiveForest) -> dict[str, Any]:
-    leaves = {} if server.newcomers is None else {"leaves": server.newcomers.told()}
-    return {**live.told(), **leaves}
+    told = live.told()
+    if server.newcomers is not None:
+        told["examples"] = kind_of_examples(images=live.images).name
+        told["leaves"] = server.newcomers.told()
+    return told
 
 
 async def _by_examples(
-    request: Request, server: Server, newcomers: Newcomers, client: str
+    request: Request, server: Server, newcomers: Newcomers[Any], sent: Kind, client: str
 ) -> Joined:
     with newcomers.asking(), _refusals():
-        body = await read_body(request, NewcomerBody, server.settings)
-        return await newcomers.join(client, _files(body.examples), tune=body.tune)
-
-
-def _files(examples: Sequence[ImageExample]) -> LabelledFiles:
-    files = tuple(decoded(each.image, f"{EXAMPLES}.{n}") for n, each in enumerate(examples))
-    return LabelledFiles(files, tuple(each.label for each in examples))
+        body = await read_body(request, sent.joining, server.settings)
+        return await newcomers.join(client, examples_in(body), tune=body.tune)
 
 
 def _not_taken(server: Server) -> ApiError:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI
 
+from silva.data.labelled import LabelledFiles
 from silva.serving.api.app import assembled
 from silva.serving.api.gate import Gate
 from silva.serving.api.image_routes import ImageServer, classifying
@@ -30,7 +31,7 @@ def create_image_app(
     keys: KeyRing | None = None,
     admin_keys: KeyRing | None = None,
     forest: LiveForest | None = None,
-    newcomers: Newcomers | None = None,
+    newcomers: Newcomers[LabelledFiles] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """The API over `service`; see `silva.serving.api.app` for what is common.
@@ -59,6 +60,6 @@ def create_image_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         if newcomers is not None:
-            await newcomers.tunings.close()
+            await newcomers.close()
 
     return assembled(server, [classifying(server), page], lifespan)

@@ -11,17 +11,24 @@ from fastapi import APIRouter, Request, Response
 
 from silva.errors import DataError
 from silva.serving.api.auth import caller
-from silva.serving.api.body import read_body
+from silva.serving.api.body import kind_of, read_body
 from silva.serving.api.disconnect import while_connected
 from silva.serving.api.errors import bad_request
 from silva.serving.api.files import decoded
+from silva.serving.api.form import read_form
+from silva.serving.api.gate import Ticket
+from silva.serving.api.multipart import FORM
 from silva.serving.api.openapi import takes
-from silva.serving.api.schemas.classify import ClassifyBody
+from silva.serving.api.schemas.classify import MAX_IMAGES, ClassifyBody, ClassifyForm
 from silva.serving.api.server import Server
+from silva.serving.api.settings import ApiSettings
 from silva.serving.api.stream import json_response
 from silva.serving.backend import ModelCard
 from silva.serving.images.classifier import Chances
 from silva.serving.images.service import ImageService
+
+MOST_PARTS = MAX_IMAGES + 2
+"""Of a form: its images and its two other fields."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +46,14 @@ def classifying(server: ImageServer) -> APIRouter:
     """`/v1/classify`."""
     router = APIRouter(tags=["answers"])
 
-    @router.post("/v1/classify", **takes(ClassifyBody))
+    @router.post("/v1/classify", **takes(ClassifyBody, ClassifyForm))
     async def classify(request: Request) -> Response:
         """The most probable classes of each image, best first."""
         key = caller(request, server.keys)
         with server.gate.enter(key.name) as ticket:
-            body = await read_body(request, ClassifyBody, server.settings, ticket)
+            body = await _body(request, server.settings, ticket)
             card = server.card(body.model, key)
-            images = [decoded(text, f"images.{n}") for n, text in enumerate(body.images)]
+            images = _files(body)
             try:
                 asked = server.backend.classify(card.path, images)
                 found = await while_connected(request.receive, asked)
@@ -56,6 +63,20 @@ def classifying(server: ImageServer) -> APIRouter:
         return json_response(_shown(card, found, labels, body.top_k))
 
     return router
+
+
+async def _body(
+    request: Request, settings: ApiSettings, ticket: Ticket
+) -> ClassifyBody | ClassifyForm:
+    if kind_of(request) != FORM:
+        return await read_body(request, ClassifyBody, settings, ticket)
+    return await read_form(request, ClassifyForm, ("images",), MOST_PARTS, settings, ticket)
+
+
+def _files(body: ClassifyBody | ClassifyForm) -> list[bytes]:
+    if isinstance(body, ClassifyForm):
+        return body.images
+    return [decoded(text, f"images.{n}") for n, text in enumerate(body.images)]
 
 
 def _shown(

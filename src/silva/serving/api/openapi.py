@@ -13,11 +13,17 @@ _PLACE = "#/components/schemas/{model}"
 _known: dict[str, type[BaseModel]] = {}
 
 
-def takes(body: type[BaseModel]) -> dict[str, Any]:
-    """Arguments of a route that takes this body."""
-    _known[body.__name__] = body
-    content = {"application/json": {"schema": {"$ref": _PLACE.format(model=body.__name__)}}}
+def takes(body: type[BaseModel], form: type[BaseModel] | None = None) -> dict[str, Any]:
+    """Arguments of a route that takes this body, or this form instead."""
+    content = {"application/json": {"schema": _named(body)}}
+    if form is not None:
+        content["multipart/form-data"] = {"schema": _named(form)}
     return {"openapi_extra": {"requestBody": {"required": True, "content": content}}}
+
+
+def _named(body: type[BaseModel]) -> dict[str, str]:
+    _known[body.__name__] = body
+    return {"$ref": _PLACE.format(model=body.__name__)}
 
 
 def install(app: FastAPI) -> None:

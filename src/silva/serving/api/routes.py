@@ -16,7 +16,7 @@ from silva.serving.api.disconnect import while_connected
 from silva.serving.api.envelope import ID_IN_SCOPE
 from silva.serving.api.errors import unknown_model
 from silva.serving.api.job import Caller
-from silva.serving.api.keys import ApiKey
+from silva.serving.api.listing import Listing, listed, shown
 from silva.serving.api.openapi import takes
 from silva.serving.api.schemas.base import Asking
 from silva.serving.api.schemas.chat import ChatBody
@@ -24,7 +24,6 @@ from silva.serving.api.schemas.completions import CompletionBody
 from silva.serving.api.server import Server, TextServer
 from silva.serving.api.stream import json_response, open_stream
 from silva.serving.api.timings import HEADER
-from silva.serving.backend import ModelCard
 
 Body = TypeVar("Body", bound=Asking)
 
@@ -78,13 +77,15 @@ async def _answer(
 def models(server: Server) -> APIRouter:
     """`/v1/models`: the base first, each adapter with its parent and root."""
     router = APIRouter(tags=["models"])
+    every = Listing()
 
     @router.get("/v1/models")
-    async def listed(request: Request) -> Response:
+    async def several(request: Request) -> Response:
         """All models that the key opens."""
-        key = caller(request, server.keys)
-        cards = [card for card in server.backend.models() if _opens(key, card)]
-        return json_response({"object": "list", "data": [_shown(card) for card in cards]})
+        key, cards = caller(request, server.keys), server.backend.models()
+        if not key.model:
+            return every.whole(cards)
+        return listed([card for card in cards if card.id == key.model])
 
     @router.get("/v1/models/{name:path}")
     async def one(request: Request, name: str) -> Response:
@@ -92,23 +93,6 @@ def models(server: Server) -> APIRouter:
         key = caller(request, server.keys)
         if len(name) > 256:
             raise unknown_model(name[:64])
-        return json_response(_shown(server.card(name, key)))
+        return json_response(shown(server.card(name, key)))
 
     return router
-
-
-def _opens(key: ApiKey, card: ModelCard) -> bool:
-    return not key.model or key.model == card.id
-
-
-def _shown(card: ModelCard) -> dict[str, Any]:
-    return {
-        "id": card.id,
-        "object": "model",
-        "created": card.created,
-        "owned_by": card.owned_by,
-        "root": card.root or card.id,
-        "parent": card.parent,
-        "max_model_len": card.context_tokens or None,
-        "path": list(card.path),
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from silva.serving.api.errors import ApiError, bad_request, unknown_model
 from silva.serving.api.gate import Gate
@@ -32,7 +32,7 @@ class Server:
     metrics: Metrics
     forest: LiveForest | None
     """Whose clients are models too."""
-    newcomers: Newcomers | None
+    newcomers: Newcomers[Any] | None
     """Clients who join by their examples, where they can."""
     clock: Callable[[], float]
     """Seconds, monotonic: the clock of `Request.arrival_s` and of the backend's phases."""

@@ -10,6 +10,7 @@ import torch
 
 from silva.adapters.forest import Forest
 from silva.adapters.ledger import OBJECTS
+from silva.data.labelled import LabelledFiles
 from silva.models.backbone import Backbone
 from silva.models.mixed_vit import pack_vit
 from silva.models.registry import load_backbone
@@ -32,8 +33,8 @@ from silva.serving.tunings import Tunings
 
 def launch_images(
     config: LaunchConfig,
-    prober: Callable[[Backbone], Prober],
-    tuner: LeafTuner,
+    prober: Callable[[Backbone], Prober[LabelledFiles]],
+    tuner: LeafTuner[LabelledFiles],
     announce: Callable[[str], None] = print,
 ) -> None:
     """Serve a Vision Transformer, and the clients of a forest grown on it, until SIGTERM or SIGINT.
@@ -80,8 +81,11 @@ def launch_images(
 
 
 def newcomers(
-    live: LiveForest, service: ImageService, prober: Prober, tuner: LeafTuner
-) -> Newcomers:
+    live: LiveForest,
+    service: ImageService,
+    prober: Prober[LabelledFiles],
+    tuner: LeafTuner[LabelledFiles],
+) -> Newcomers[LabelledFiles]:
     """Who takes clients by their examples; their leaves are tuned while `service` is not busy."""
     return Newcomers(live, prober, Tunings(live, tuner, service.busy, service.offer))
 

@@ -1,4 +1,4 @@
-"""The bodies that change the forest: another version, a client's examples."""
+"""The bodies that change the forest: another version, a client's examples, images or texts."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ class ImageExample(Body):
     label: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 
 
+class TextExample(Body):
+    """One text, whole."""
+
+    text: str
+
+
 class ExamplesBody(Body):
     """What a client's leaf is tuned on."""
 
@@ -31,6 +37,18 @@ class ExamplesBody(Body):
 
 
 class NewcomerBody(ExamplesBody):
+    """What a new client is routed by, and whether a leaf is tuned on it as well."""
+
+    tune: bool = False
+
+
+class TextsBody(Body):
+    """The same for a forest of texts: in their order they are one sequence."""
+
+    examples: list[TextExample] = Field(min_length=1, max_length=MAX_EXAMPLES)
+
+
+class TextNewcomerBody(TextsBody):
     """What a new client is routed by, and whether a leaf is tuned on it as well."""
 
     tune: bool = False

@@ -1,8 +1,9 @@
-"""The process in which a leaf is tuned: idle priority, one thread, and leave asked before every pass.
+"""The process in which a client's examples are trained on, for a leaf or for a probe.
 
-It gets its work over a connection, so nothing of a client's examples is on disk, and gives back the
-leaf's bytes; the forest's folder is written by the server alone. It ends with the server, however that
-ends. This module is imported before the process has stepped back, so torch comes later.
+It gets its work over a connection, so nothing of a client's examples is on disk, and gives back bytes;
+the forest's folder is written by the server alone. It ends with the server, however that ends. One that
+tunes a leaf has idle priority and one thread, and asks leave before every pass; one that probes is
+waited for. This module is imported before the process has stepped back, so torch comes later.
 """
 
 from __future__ import annotations
@@ -18,52 +19,58 @@ import threading
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from silva.errors import HelperError, SilvaError
+from silva.errors import DataError, ForestError, HelperError, SilvaError
 from silva.serving.process_name import show_as
 
 if TYPE_CHECKING:
     from silva.adapters.forest import Forest
-    from silva.data.labelled import LabelledFiles
-    from silva.serving.newcomers import LeafTuner
+    from silva.serving.training_work import Work
 
-NAME = "tuner"
+TUNER = "tuner"
+PROBER = "prober"
 SILENCE_S = 3600.0
 """After so long without a word it counts as stuck: on cores that are never idle a pass takes long."""
 MOST_BYTES = 1 << 30
-"""Of a leaf."""
-_PASS, _LEAF, _REFUSED = b"p", b"l", b"r"
+"""Of a leaf or a probe."""
+_PASS, _RESULT, _REFUSED = b"p", b"l", b"r"
+_BLAMED = {kind.__name__: kind for kind in (DataError, ForestError)}
+"""Errors that are the examples' or the forest's, and not the process's."""
 
 
-class TuningProcess:
+class TrainingProcess:
     """The server's end. Methods may be called by several threads; `hear` and `begin` block."""
 
-    def __init__(self) -> None:
-        """Raises OSError where no process can be had."""
+    def __init__(self, name: str) -> None:
+        """`name`: TUNER, which steps back, or PROBER. Raises OSError where no process can be had."""
+        self._name = name
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         with theirs:
-            self._process = context.Process(target=main, args=(theirs,), name=NAME, daemon=True)
+            self._process = context.Process(
+                target=main, args=(theirs, name), name=name, daemon=True
+            )
             self._process.start()
         self.pid = self._process.pid
 
-    def begin(self, tuner: LeafTuner, forest: Forest, client: str, examples: LabelledFiles) -> None:
+    def begin(self, work: Work, forest: Forest, client: str, examples: object) -> None:
         """Send the work. Raises HelperError where the process has ended."""
-        work = (tuner, forest.folder, forest.manifest.to_bytes(), client, examples)
+        whole = (work, forest.folder, forest.manifest.to_bytes(), client, examples)
         try:
-            self._connection.send_bytes(pickle.dumps(work))
+            self._connection.send_bytes(pickle.dumps(whole))
         except OSError:
             raise self._ended() from None
 
     def hear(self) -> tuple[int, int] | bytes:
-        """Passes done and all passes, of who asks leave for the next one (`go`), or the leaf's bytes.
+        """Passes done and all passes, of who asks leave for the next one (`go`), or the result.
 
-        Raises HelperError with the reason where there will be no leaf.
+        Raises DataError and ForestError where the work refuses, HelperError with the reason where else
+        there will be no result.
         """
         heard = multiprocessing.connection.wait(
             [self._connection, self._process.sentinel], SILENCE_S
         )
         if not heard:
-            raise HelperError(f"the tuner said nothing for {SILENCE_S:g} s")
+            raise HelperError(f"the {self._name} said nothing for {SILENCE_S:g} s")
         try:
             word = self._connection.recv_bytes(MOST_BYTES) if self._connection.poll() else b""
         except (EOFError, OSError):
@@ -73,8 +80,8 @@ class TuningProcess:
             done, passes = json.loads(content)
             return int(done), int(passes)
         if kind == _REFUSED:
-            raise HelperError(content.decode())
-        if kind != _LEAF:
+            raise _refusal(**json.loads(content))
+        if kind != _RESULT:
             raise self._ended()
         return content
 
@@ -95,29 +102,34 @@ class TuningProcess:
 
     def _ended(self) -> HelperError:
         self._process.join(1.0)
-        return HelperError(f"the tuner's process ended (exit code {self._process.exitcode})")
+        return HelperError(f"the {self._name}'s process ended (exit code {self._process.exitcode})")
 
 
-def main(connection: Connection) -> None:
+def _refusal(kind: str, what: str, where: str, remedy: str) -> SilvaError:
+    return _BLAMED.get(kind, HelperError)(what, where=where, remedy=remedy)
+
+
+def main(connection: Connection, name: str) -> None:
     """The process."""
-    _step_back()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides
+    if name == TUNER:
+        _step_back()
     _end_with_the_server()
-    show_as(NAME)
-    work = pickle.loads(connection.recv_bytes())
-    connection.send_bytes(_answer(work, connection))
+    show_as(name)
+    whole = pickle.loads(connection.recv_bytes())
+    connection.send_bytes(_answer(whole, connection, 1 if name == TUNER else None))
 
 
-def _answer(work: Any, connection: Connection) -> bytes:
-    """Tune the leaf; its bytes, or why there is none."""
+def _answer(whole: Any, connection: Connection, threads: int | None) -> bytes:
+    """Do the work; its result, or why there is none."""
     import torch
 
-    from silva.adapters.codec import encode_tier
     from silva.adapters.forest import Forest
     from silva.adapters.manifest import Manifest
-    from silva.adapters.objects import encode_tensors
 
-    torch.set_num_threads(1)
-    tuner, folder, manifest, client, examples = work
+    if threads is not None:
+        torch.set_num_threads(threads)
+    work, folder, manifest, client, examples = whole
     forest = Forest(folder, Manifest.from_bytes(manifest, folder))
 
     def leave(done: int, passes: int) -> None:
@@ -125,17 +137,17 @@ def _answer(work: Any, connection: Connection) -> bytes:
         connection.recv_bytes()
 
     try:
-        leaf = tuner.tune(forest, client, examples, leave)
-        return _LEAF + encode_tensors(*encode_tier(leaf))
+        return _RESULT + bytes(work.result(forest, client, examples, leave))
     except SilvaError as error:
-        return _REFUSED + str(error).encode()
+        told = {"kind": type(error).__name__, "what": error.what}
+        told |= {"where": error.where, "remedy": error.remedy or error.usual}
+        return _REFUSED + json.dumps(told).encode()
 
 
 def _step_back() -> None:
     """Run when no other process wants a core. The session stays the server's: the system shares
     cores between sessions first, and a nice process of another session is not behind this one's.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides
     os.nice(19)
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
