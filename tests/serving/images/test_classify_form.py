@@ -50,8 +50,9 @@ def test_uploads_get_what_base64_gets(world: World) -> None:
         ({"model": ""}, 1, "model"),
         ({"model": None}, 1, "model"),
         ({}, 0, "images"),
-        ({"top_k": None}, MAX_IMAGES + 1, "images: "),
-        ({}, MAX_IMAGES + 1, "more than 66 parts"),
+        ({"x" * n: "y" for n in range(1, MAX_IMAGES)}, 1, "Too many fields"),
+        ({"model": "m" * 5000}, 1, "Part exceeded maximum size"),
+        ({}, MAX_IMAGES + 1, "Too many files"),
         ({"top_k": "0"}, 1, "top_k"),
         ({"top_k": "many"}, 1, "top_k"),
         ({"top_k": ["1", "2"]}, 1, "top_k: is there more than once"),
@@ -67,6 +68,29 @@ def test_bad_forms_are_refused(world: World, fields: dict[str, Any], files: int,
     answer = world.api.post("/v1/classify", data=data, files=parts)
     assert (answer.status_code, said in answer.text) == (400, True), answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("multipart/form-data", "Missing boundary"),
+        ("multipart/form-data; boundary=other", "Invalid multipart data"),
+        ("multipart/form-data; boundary=", "Invalid multipart data"),
+    ],
+)
+def test_a_type_that_does_not_fit_its_body_is_refused(world: World, kind: str, said: str) -> None:
+    body = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nvit\r\n--b--'
+    answer = world.api.post("/v1/classify", content=body, headers={"content-type": kind})
+    assert (answer.status_code, said in answer.text) == (400, True), answer.text
+
+
+def test_files_and_texts_are_not_taken_for_each_other(world: World) -> None:
+    for data, files, said in (
+        ({"model": "vit@c-0", "images": "text"}, uploads(world, 0), "images: send it as a file"),
+        ({}, [("model", ("m", b"vit@c-0")), *uploads(world, 0)], "model: send it as a field"),
+    ):
+        answer = world.api.post("/v1/classify", data=data, files=files)
+        assert (answer.status_code, said in answer.text) == (400, True), answer.text
 
 
 def test_what_is_no_image_is_named_by_its_place(world: World) -> None:

@@ -15,9 +15,8 @@ from silva.serving.api.body import kind_of, read_body
 from silva.serving.api.disconnect import while_connected
 from silva.serving.api.errors import bad_request
 from silva.serving.api.files import decoded
-from silva.serving.api.form import read_form
+from silva.serving.api.form import FORM, read_form
 from silva.serving.api.gate import Ticket
-from silva.serving.api.multipart import FORM
 from silva.serving.api.openapi import takes
 from silva.serving.api.schemas.classify import MAX_IMAGES, ClassifyBody, ClassifyForm
 from silva.serving.api.server import Server
@@ -26,9 +25,6 @@ from silva.serving.api.stream import json_response
 from silva.serving.backend import ModelCard
 from silva.serving.images.classifier import Chances
 from silva.serving.images.service import ImageService
-
-MOST_PARTS = MAX_IMAGES + 2
-"""Of a form: its images and its two other fields."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ async def _body(
 ) -> ClassifyBody | ClassifyForm:
     if kind_of(request) != FORM:
         return await read_body(request, ClassifyBody, settings, ticket)
-    return await read_form(request, ClassifyForm, ("images",), MOST_PARTS, settings, ticket)
+    return await read_form(request, ClassifyForm, ("images",), MAX_IMAGES, settings, ticket)
 
 
 def _files(body: ClassifyBody | ClassifyForm) -> list[bytes]:
