@@ -21,7 +21,7 @@ from silva.experts.spread import Spread
 from silva.models.deepseek_config import DeepseekConfig, deepseek_config
 from silva.serving.config import ServeConfig
 from silva.serving.launch import LaunchConfig, launch
-from silva.serving.spread import Ranks, check_model, decode_peers, numerics, spread_of
+from silva.serving.spread import Ranks, check_model, numerics, peers_of, spread_of
 
 
 def shape(**changes: Any) -> DeepseekConfig:
@@ -34,10 +34,12 @@ def asked(ranks: int, **experts: Any) -> ServeConfig:
 
 def test_settings_become_a_spread() -> None:
     config = asked(4, wire="int8", redundant=2, rebalance_s=0.0, overlap="off")
-    assert spread_of(config) == Spread(4, 2, "int8", 64, 0.0, "off")
-    assert spread_of(asked(4)) == Spread(4)
-    assert decode_peers(config) == 4
-    assert decode_peers(build(ServeConfig, {"pools": {"decode": 3}}, "test")) == 3
+    assert spread_of(config, "decode") == Spread(4, 2, "int8", 64, 0.0, "off")
+    assert spread_of(asked(4), "decode") == Spread(4)
+    assert spread_of(asked(4, prefill_ranks=2), "prefill") == Spread(2, staged=True)
+    assert peers_of(config, "decode") == 4
+    assert peers_of(build(ServeConfig, {"pools": {"decode": 3}}, "test"), "decode") == 3
+    assert peers_of(asked(4, prefill_ranks=2), "prefill") == 2
 
 
 def test_blocks_of_rounded_tokens_are_other_blocks() -> None:

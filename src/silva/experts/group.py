@@ -196,6 +196,11 @@ class RankGroup:
         changed = self.owes or self._ready != self._said_ready
         return changed or (self._leads() and self._lead.has_news())
 
+    def wanted(self, rank: int) -> Pass:
+        """What another rank has voted for, in a vote that this one has not cast yet."""
+        vote = self._vote_of(rank, self._number + 1)
+        return Pass.NONE if vote is None else Pass(vote.wants)
+
     # The group ------------------------------------------------------------------------------
 
     def alive(self) -> list[int]:
