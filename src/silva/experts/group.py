@@ -196,10 +196,14 @@ class RankGroup:
         changed = self.owes or self._ready != self._said_ready
         return changed or (self._leads() and self._lead.has_news())
 
-    def wanted(self, rank: int) -> Pass:
-        """What another rank has voted for, in a vote that this one has not cast yet."""
-        vote = self._vote_of(rank, self._number + 1)
-        return Pass.NONE if vote is None else Pass(vote.wants)
+    def bereft(self) -> bool:
+        """Whether the process of another rank has ended since the last vote: the next one says so."""
+        return any(not self.lingers(rank) for rank in self.alive() if rank != self.rank)
+
+    def wanted(self) -> Pass:
+        """What others have voted for so far, in a vote that this rank has not cast yet."""
+        votes = [self._vote_of(rank, self._number + 1) for rank in self.alive()]
+        return max((Pass(vote.wants) for vote in votes if vote), default=Pass.NONE)
 
     # The group ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ pass too late, or cannot take part in, it lends its experts to.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from contextlib import suppress
 from typing import ClassVar, cast
@@ -21,7 +22,6 @@ from silva.kernels import Backend
 from silva.serving.peers.parts import pass_of_parts
 from silva.serving.peers.ranked import RankedPeer
 from silva.serving.peers.start import PeerStart
-from silva.serving.spread import LEADER
 from silva.serving.wire.messages import AnyMessage, Role, SharedPass
 from silva.serving.wire.star import address
 from silva.transfer import Piece
@@ -36,8 +36,8 @@ class FollowingPeer(RankedPeer):
 
     def __init__(self, start: PeerStart) -> None:
         self._passes: deque[SharedPass] = deque()
-        self._told = False
-        """Whether the leader is known to tell this peer of its passes."""
+        self._told = True
+        """Whether to wait for what the leader says of a pass that others vote for."""
         self._hidden: tuple[int, Tensor] | None = None
         """What the last pass of the model came to, and the number of the pass after it."""
         super().__init__(start)
@@ -69,9 +69,9 @@ class FollowingPeer(RankedPeer):
         return False
 
     def joins(self) -> bool:
-        """Not before what the leader says of its pass has come: it was sent before its vote."""
+        """Not before what the leader says of its pass has come: it was sent before anybody voted."""
         assert self.ranked is not None
-        if self._told and self.ranked.group.wanted(LEADER) is not Pass.NONE:
+        if self._told and self.ranked.group.wanted() is not Pass.NONE:
             self._told = False  # if nothing has come by the next turn it is not waited for
             return False
         return True
@@ -89,13 +89,22 @@ class FollowingPeer(RankedPeer):
         backend = cast(Backend, self.start.config.kernels)
         attend = step.attention(table, self.memory, self.start.threads, backend)
         tokens, positions = torch.from_numpy(step.tokens), torch.from_numpy(step.positions)
-        self.ranked.model.steps = told.step
+        self.ranked.model.steps, start_s = told.step, time.monotonic()
         with torch.inference_mode():
             if told.draft and before is not None:
                 self.ranked.draft(before[1], tokens, positions, attend)
             else:
                 made = self.ranked.hidden(tokens, positions, attend)
                 self._hidden = told.step + 1, made
+        self._note(time.monotonic() - start_s, steps=not told.draft)
+
+    def _note(self, seconds: float, steps: int) -> None:
+        """Show it as one's own: of what lends only experts the leader's steps tell."""
+        spent = self.engine.spent
+        spent.steps += steps
+        spent.step_s += seconds
+        spent.execute_s += seconds
+        spent.model_s += seconds
 
     def _read(self, pieces: tuple[tuple[int, Piece], ...]) -> bool:
         """Whether all that this peer lacks is here now."""

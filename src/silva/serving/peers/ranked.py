@@ -75,7 +75,8 @@ class RankedPeer(ComputingPeer):
         computed = group.enough() and self.step()
         group.exchange.check_out()
         self.counters["ranks"] = len(group.alive())
-        if computed or group.sleep():
+        # Nobody may have tokens until the place of one that has ended is filled again.
+        if computed or (not group.bereft() and group.sleep()):
             return computed
         if self.joins():
             with suppress(TooFewError):
