@@ -78,7 +78,7 @@ def test_flags_become_settings(launched: Launched, model: Path, tmp_path: Path) 
     words = ["--prefill", 2, "--decode", 3, "--cache", 0, "--dtype", "bfloat16"]
     words += ["--cache-ram", "256MiB", "--cache-disk", "0", "--kv", "2GB", "--tpot-target", "50ms"]
     words += ["--transfer", "tcp", "--host", "0.0.0.0", "--port", 0, "--name", "mine", "--no-mtp"]
-    words += ["--ep", 4, "--wire", "int8"]
+    words += ["--ep", 4, "--prefill-ep", 2, "--wire", "int8"]
     words += ["--forest", tmp_path / "forest", "--unknown-client", "root"]
     words += ["--api-key", "alice=secret-of-alice", "--api-key", "bob=secret-of-bob"]
     words += ["--admin-key", "root=secret-of-root", "--keys", tmp_path / "keys.toml"]
@@ -90,7 +90,8 @@ def test_flags_become_settings(launched: Launched, model: Path, tmp_path: Path) 
     assert (serve.kv.peer_bytes, serve.step.tpot_target_s) == (2 * 10**9, 0.05)
     assert (serve.transfer, serve.dtype, serve.colocated) == ("tcp", "bfloat16", False)
     assert not serve.mtp and LaunchConfig().serve.mtp
-    assert (serve.experts.ranks, serve.experts.wire) == (4, "int8")
+    experts = serve.experts
+    assert (experts.ranks, experts.prefill_ranks, experts.wire) == (4, 2, "int8")
     assert (serve.forest, serve.unknown_client) == (str(tmp_path / "forest"), "root")
     assert (http.host, http.port, config.name) == ("0.0.0.0", 0, "mine")
     assert http.api_keys == ("alice=secret-of-alice", "bob=secret-of-bob")
@@ -125,6 +126,7 @@ def test_flags_override_the_file_and_sets_override_both(
         (["--tpot-target", "50kg"], "--tpot-target: '50kg' is no time; write 50ms or 2s"),
         (["--prefill", "0"], "prefill"),
         (["--ep", "0"], "ranks"),
+        (["--prefill-ep", "0"], "prefill_ranks"),
         (["--wire", "pigeon"], "wire"),
         (["--unknown-client", "guess"], "unknown_client"),
         (["--transfer", "pigeon"], "transfer"),

@@ -24,7 +24,7 @@ from silva.serving.backend import ModelCard, PeerStatus
 from silva.serving.config import ServeConfig
 from silva.serving.front import Front
 from silva.serving.process_name import PREFIX
-from silva.serving.spread import decode_peers
+from silva.serving.spread import computing_peers
 
 VOCABULARY = 300
 CONTEXT = 256
@@ -105,7 +105,7 @@ async def server(config: ServeConfig, model: Path) -> AsyncIterator[Front]:
 async def all_ready(front: Front) -> None:
     """Wait until as many peers are ready as are wanted."""
     pools = front.config.pools
-    wanted = pools.prefill + decode_peers(front.config) + pools.cache
+    wanted = computing_peers(front.config) + pools.cache
     while sum(peer.state == "ready" for peer in front.status().peers) < wanted:
         await asyncio.sleep(0.02)
 

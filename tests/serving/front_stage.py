@@ -56,6 +56,9 @@ class Processes:
     def names(self, role: Role) -> list[str]:
         return [name for name, of in self.wanted if of == role]
 
+    def present(self) -> list[str]:
+        return [name for name, _ in (*self.wanted, *self.leaving)]
+
     def roles(self) -> Counter[Role]:
         return Counter(role for _, role in (*self.wanted, *self.leaving))
 

@@ -54,8 +54,10 @@ def served(
         {"mtp": True},
         {"mtp": True, "experts": {"ranks": 2}},
         {"mtp": False, "experts": {"ranks": 4}},
+        {"mtp": True, "experts": {"prefill_ranks": 2}, "step": {"chunk_tokens": 24}},
+        {"mtp": False, "experts": {"prefill_ranks": 4, "ranks": 2}},
     ],
-    ids=["colocated", "peers", "2 ranks", "4 ranks"],
+    ids=["colocated", "peers", "2 ranks", "4 ranks", "2 ranks prefill", "4 prefill, 2 decode"],
 )
 def test_greedy_answers_are_those_of_transformers(
     served: tuple[Path, dict[int, Expected]], tmp_path: Path, settings: dict[str, Any]

@@ -28,6 +28,12 @@ Ep = Annotated[
     int | None,
     typer.Option(help="Make so many decode peers of the one, which share the model's experts."),
 ]
+PrefillEp = Annotated[
+    int | None,
+    typer.Option(
+        help="Make so many prefill peers of the one, which share experts and each prompt."
+    ),
+]
 Wire = Annotated[str | None, typer.Option(help="How tokens travel to experts: exact or int8.")]
 Cache = Annotated[int | None, typer.Option(help="Cache peers; 0 for none.")]
 CacheRam = Annotated[str | None, typer.Option(help="RAM tier of one cache peer, as 1GiB.")]
@@ -73,6 +79,7 @@ def _serve(
     prefill: Prefill = None,
     decode: Decode = None,
     ep: Ep = None,
+    prefill_ep: PrefillEp = None,
     wire: Wire = None,
     cache: Cache = None,
     cache_ram: CacheRam = None,
@@ -105,6 +112,7 @@ def _serve(
         "serve.pools.prefill": prefill,
         "serve.pools.decode": decode,
         "serve.experts.ranks": ep,
+        "serve.experts.prefill_ranks": prefill_ep,
         "serve.experts.wire": wire,
         "serve.pools.cache": cache,
         "serve.kv.cache_ram_bytes": cache_ram and parse_bytes(cache_ram, "--cache-ram"),

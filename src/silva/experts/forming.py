@@ -59,19 +59,20 @@ def form(
     shelf: Shelf,
     *,
     trade: Member | None = None,
+    address: str = "",
     news: Callable[[], None] = lambda: None,
     patience_s: float = PATIENCE_S,
     limit_s: float = FORM_S,
 ) -> RankGroup:
     """The group that `rank` belongs to, once it is complete, or once it has let this rank in.
 
-    `trade`: the memory of its trade, where it shares steps with others.
+    `trade`: the memory of its trade, where it shares steps with others; `address`: see `Card`.
 
     Raises ServingError where the memory for it cannot be had, or that is not so within `limit_s`.
     """
     buffers = OwnMemory(rank, shape.memory)
     board = OwnMemory(rank, shape.board.size)
-    card, own = Card(buffers.member, board.member, trade), Board(board, shape.board)
+    card, own = Card(buffers.member, board.member, trade, address), Board(board, shape.board)
     meeting.show(card)
     end_s = time.monotonic() + limit_s
     while time.monotonic() < end_s:

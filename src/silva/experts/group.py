@@ -196,6 +196,15 @@ class RankGroup:
         changed = self.owes or self._ready != self._said_ready
         return changed or (self._leads() and self._lead.has_news())
 
+    def bereft(self) -> bool:
+        """Whether the process of another rank has ended since the last vote: the next one says so."""
+        return any(not self.lingers(rank) for rank in self.alive() if rank != self.rank)
+
+    def wanted(self) -> Pass:
+        """What others have voted for so far, in a vote that this rank has not cast yet."""
+        votes = [self._vote_of(rank, self._number + 1) for rank in self.alive()]
+        return max((Pass(vote.wants) for vote in votes if vote), default=Pass.NONE)
+
     # The group ------------------------------------------------------------------------------
 
     def alive(self) -> list[int]:

@@ -27,6 +27,8 @@ class Card:
     board: Member
     trade: Member | None = None
     """Where a rank that shares steps with others is handed things (silva.experts.shared_trade)."""
+    address: str = ""
+    """Where a rank that shares steps hears which ones, unless it chooses them itself."""
     party: int = 0
     """A checksum of all cards that it would begin with; 0: some are missing."""
 
@@ -41,14 +43,14 @@ class Card:
 
 
 class Meeting:
-    """The cards of a group in a folder."""
+    """The cards of a group in a folder, which may have other groups with other names."""
 
-    def __init__(self, folder: Path, ranks: int) -> None:
-        self._folder, self._ranks = folder, ranks
+    def __init__(self, folder: Path, ranks: int, name: str = "experts") -> None:
+        self._folder, self._ranks, self._name = folder, ranks, name
 
     def show(self, card: Card) -> None:
         """Put one's own card there, in the place of an older one."""
-        scratch = self._folder / f".experts-{card.rank}-{os.getpid()}"
+        scratch = self._folder / f".{self._name}-{card.rank}-{os.getpid()}"
         try:
             scratch.write_bytes(msgspec.json.encode(card))
             scratch.replace(self._path(card.rank))
@@ -75,4 +77,4 @@ class Meeting:
         return zlib.crc32(b"".join(words)) or 1
 
     def _path(self, rank: int) -> Path:
-        return self._folder / f"experts-{rank}"
+        return self._folder / f"{self._name}-{rank}"

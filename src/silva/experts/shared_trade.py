@@ -112,7 +112,8 @@ class SharedTrade:
         self._members: dict[int, Member] = {}
         self._slots: dict[int, _Slots] = {}
         """The memory of other ranks, as far as this one has met them."""
-        self._ranks = [self.rank]
+        self.ranks = [self.rank]
+        """Those that compute the present step, or have computed the last one; this one among them."""
         self._pass, self._step, self._number = 0, Step(0, 0), 0
 
     def begin(self, step: Step) -> Sharers:
@@ -122,13 +123,13 @@ class SharedTrade:
             self._meet(rank, member)
         self._pass, self._step = present.number % 2**32, step
         self._number = present.number * _ROUNDS
-        self._ranks = sorted(present.members)
+        self.ranks = sorted(present.members)
         steps = {rank: said.step for rank, said in self._round(0, {}).items()}
         if any(other.number < step.number for other in steps.values()):
             self._company.behind()
         # Others compute something else in the same pass.
-        self._ranks = [n for n in self._ranks if n == self.rank or steps[n] == step]
-        return Sharers(self._ranks.index(self.rank), len(self._ranks))
+        self.ranks = [n for n in self.ranks if n == self.rank or steps[n] == step]
+        return Sharers(self.ranks.index(self.rank), len(self.ranks))
 
     def __call__(
         self,
@@ -138,13 +139,13 @@ class SharedTrade:
         largest: int,
     ) -> list[Tensor]:
         """See `Trade`."""
-        if len(self._ranks) == 1:
+        if len(self.ranks) == 1:
             self._company.check()
             return list(pieces)
-        others = [(n, rank) for n, rank in enumerate(self._ranks) if rank != self.rank]
+        others = [(n, rank) for n, rank in enumerate(self.ranks) if rank != self.rank]
         dtype, most = pieces[0].dtype, self.sizes.piece
         came = [torch.empty(shape, dtype=dtype) for shape in shapes]
-        came[self._ranks.index(self.rank)] = pieces[self._ranks.index(self.rank)]
+        came[self.ranks.index(self.rank)] = pieces[self.ranks.index(self.rank)]
         going = {rank: _bytes(pieces[n]) for n, rank in others}
         coming = {rank: _bytes(came[n]) for n, rank in others}
         for at in range(0, largest * dtype.itemsize, most):
@@ -162,7 +163,7 @@ class SharedTrade:
         """Write parts to the others, and wait for theirs; what each said of it."""
         self._company.check()
         self._number = (self._number + 1) % 2**32
-        number, others = self._number, [rank for rank in self._ranks if rank != self.rank]
+        number, others = self._number, [rank for rank in self.ranks if rank != self.rank]
         for rank in others:
             there, part = self._slots[rank], parts.get(rank)
             size = 0 if part is None else len(part)

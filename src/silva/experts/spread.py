@@ -84,13 +84,15 @@ def load_ranked(
     *,
     name: str = "",
     dtype: torch.dtype = torch.float32,
+    address: str = "",
     news: Callable[[], None] = lambda: None,
     patience_s: float = PATIENCE_S,
     limit_s: float = FORM_S,
 ) -> RankedModel:
     """The model of a directory with the experts of `rank` alone, once its group is complete.
 
-    `news`: see `RankGroup`; `limit_s`: see `form`. Raises ModelError, ConfigError and ServingError.
+    `address`: see `Card`; `news`: see `RankGroup`; `limit_s`: see `form`. Raises ModelError,
+    ConfigError and ServingError.
     """
     found: list[RankGroup] = []
     memory: list[OwnMemory] = []
@@ -101,7 +103,9 @@ def load_ranked(
         if spread.staged:
             memory.append(OwnMemory(rank, trade_sizes(config, dtype, spread).total))
         trade = memory[0].member if memory else None
-        found.append(form(shape, rank, meeting, shelf, trade=trade, news=news, **waits))
+        found.append(
+            form(shape, rank, meeting, shelf, trade=trade, address=address, news=news, **waits)
+        )
         return found[0]
 
     model = load_spread(folder, joined, name=name, dtype=dtype)

@@ -68,11 +68,18 @@ class RolesConfig:
 
 @dataclass(frozen=True)
 class ExpertsConfig:
-    """How the experts of the decode peers are spread over ranks; see docs/experts.md."""
+    """How experts are spread over ranks; see docs/experts.md."""
 
     ranks: int = setting(
         1,
         help="decode peers that share the experts; 1: each has all of them",
+        low=1,
+        high=MOST_PEERS,
+    )
+    prefill_ranks: int = setting(
+        1,
+        help="prefill peers that share the experts and compute each prompt together; 1: each has all "
+        "experts, and prompts of its own",
         low=1,
         high=MOST_PEERS,
     )

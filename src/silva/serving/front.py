@@ -9,9 +9,10 @@ import os
 import secrets
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
@@ -36,7 +37,7 @@ from silva.serving.memory import available_bytes, check_memory
 from silva.serving.overview import overview
 from silva.serving.peers.start import PeerStart
 from silva.serving.sockets import sockets_folder
-from silva.serving.spread import Ranks, check_count, decode_peers
+from silva.serving.spread import Ranks, check_count, computing_peers, follows, peers_of, ranks_of
 from silva.serving.supervisor import Supervisor
 from silva.serving.wire.messages import AnyMessage, Hello, Message, Role, Stop
 from silva.serving.wire.star import Centre, address, peer_of
@@ -85,7 +86,7 @@ class Front:
             self._start_of, self._started, self._ended, start_s=config.start_s
         )
         self._roles = RoleWatch(self.hub, config.roles, time.monotonic)
-        self._ranks = Ranks()
+        self._ranks: defaultdict[str, Ranks] = defaultdict(Ranks)
         self._chores: set[asyncio.Task[None]] = set()
 
     # Life -----------------------------------------------------------------------------------
@@ -98,8 +99,7 @@ class Front:
         self._folder = sockets_folder()
         self._centre = Centre(address(Path(self._folder.name), HUB), self._receive)
         for role in cast(tuple[Role, ...], get_args(Role)):
-            ranks = self.config.experts.ranks if role == "decode" else 1
-            for _ in range(ranks * getattr(self.config.pools, role)):
+            for _ in range(peers_of(self.config, role)):
                 self._first.add(self._supervisor.add(role))
         self._chore(self._ticking())
 
@@ -171,12 +171,21 @@ class Front:
             token=self._token,
             threads=self.config.threads or threads_each(self.config),
             log_level=logging.getLogger("silva").getEffectiveLevel(),
-            rank=self._ranks.of(name, self._supervisor.present()) if role == "decode" else 0,
+            rank=self._rank(name, role),
         )
+
+    def _rank(self, name: str, role: Role) -> int:
+        """Of a peer among those of its role that share experts; 0 where they do not."""
+        if ranks_of(self.config, role) == 1:
+            return 0
+        return self._ranks[role].of(name, self._supervisor.present())
+
+    def _follows(self, name: str, role: Role) -> bool:
+        return follows(role, self._rank(name, role))
 
     def _started(self, name: str, identity: str, role: Role) -> None:
         self._identities[name], self._names[identity] = identity, name
-        self.hub.expect(name, role)
+        self.hub.expect(name, role, self._follows(name, role))
 
     def _ended(self, name: str, why: str) -> None:
         self._names.pop(self._identities.pop(name), None)
@@ -208,7 +217,7 @@ class Front:
         if self._closing:
             raise UnavailableError("the server is stopping")
         # Peers that are just starting, such as those in the place of dead ones, are waited for.
-        if not {"prefill", "decode"} <= {peer.role for peer in self.hub.peers.values()}:
+        if not {"prefill", "decode"} <= {p.role for p in self.hub.peers.values() if not p.follows}:
             raise UnavailableError("no prefill or no decode peer is left")
         self._check_size(request)
         async with contextlib.aclosing(self.hub.generate(request)) as outputs:
@@ -242,8 +251,8 @@ class Front:
 
     def ready(self) -> bool:
         """Whether a peer of each computing role is there."""
-        usable = {p.role for p in self.hub.peers.values() if p.usable}
-        return not self._closing and {"prefill", "decode"} <= usable
+        serving = {p.role for p in self.hub.peers.values() if p.serves}
+        return not self._closing and {"prefill", "decode"} <= serving
 
     def busy(self) -> bool:
         """Whether requests wait or are answered."""
@@ -253,7 +262,9 @@ class Front:
         return replace(overview(self.hub), roles=self._roles.status())
 
     async def scale(self, roles: Mapping[str, int]) -> None:
-        """See Backend. Peers that do not serve are drained first, then the youngest."""
+        """See Backend. Peers that do not serve are drained first, then the youngest; of those that
+        follow another one none is left without it.
+        """
         self._check_open()
         wanted = {_role(name): count for name, count in roles.items()}
         for role, count in wanted.items():
@@ -261,13 +272,13 @@ class Front:
             if not least <= count <= MOST_PEERS:
                 remedy = f"{least} to {MOST_PEERS} are possible"
                 raise ChangeRefusedError(f"{count} {role} peers", remedy=remedy)
-        if "decode" in wanted:
-            self._check_ranks(wanted["decode"])
+        for role, count in wanted.items():
+            self._check_ranks(role, count)
         more = {r: max(0, n - len(self._supervisor.names(r))) for r, n in wanted.items()}
         self._check_memory(more)
         for role, count in wanted.items():
             present = self._supervisor.names(role)
-            present.sort(key=lambda name: not self._usable(name))
+            present.sort(key=partial(self._spare, role))
             for _ in range(count - len(present)):
                 self._supervisor.add(role)
             for extra in present[count:]:
@@ -290,8 +301,7 @@ class Front:
         if len(self._supervisor.names(new)) >= MOST_PEERS:
             remedy = f"{MOST_PEERS} are possible; drain one of them first"
             raise ChangeRefusedError(f"no more {new} peers", remedy=remedy)
-        if new == "decode":
-            self._check_ranks(len(self._supervisor.names(new)) + 1)
+        self._check_ranks(new, len(self._supervisor.names(new)) + 1)
         self._check_memory({new: 1})
         self._retire(peer)
         self._supervisor.add(new)
@@ -328,18 +338,21 @@ class Front:
         if not others:
             remedy = f"add another first: `silva scale {known.role}=2`"
             raise ChangeRefusedError(f"{peer} is the last {known.role} peer", remedy=remedy)
+        if not known.follows and all(self._follows(name, known.role) for name in others):
+            what = f"{peer} leads: the other {known.role} peers compute what it is asked for"
+            raise ChangeRefusedError(what, remedy="name one of the others")
         if known.usable and not any(map(self._usable, others)):
             remedy = "wait until `silva status` calls another one ready"
             raise ChangeRefusedError(f"no {known.role} peer but {peer} serves", remedy=remedy)
-        if known.role == "decode":
-            self._check_ranks(len(others))
+        self._check_ranks(known.role, len(others))
 
-    def _check_ranks(self, decode: int) -> None:
-        """Raises ChangeRefusedError where so many decode peers cannot share their experts."""
-        present = self._supervisor.names("decode")
-        leaving = self._supervisor.roles()["decode"] - len(present)
-        usable = sum(map(self._usable, present))
-        check_count(self.config, decode, present=len(present), usable=usable, leaving=leaving)
+    def _check_ranks(self, role: Role, count: int) -> None:
+        """Raises ChangeRefusedError where so many peers of a role cannot share their experts."""
+        there = self._supervisor.names(role)
+        leaving = self._supervisor.roles()[role] - len(there)
+        usable = sum(map(self._usable, there))
+        present = len(there)
+        check_count(self.config, role, count, present=present, usable=usable, leaving=leaving)
 
     def _known(self, peer: str) -> Peer:
         known = self.hub.peers.get(peer)
@@ -351,6 +364,10 @@ class Front:
         """Not while no process can be had for it, for instance: the hub does not know it then."""
         peer = self.hub.peers.get(name)
         return peer is not None and peer.usable
+
+    def _spare(self, role: Role, name: str) -> tuple[bool, bool]:
+        """More the less the peer is needed where another one of its role is to leave."""
+        return self._follows(name, role), not self._usable(name)
 
     def _retire(self, name: str) -> None:
         self._supervisor.let_go(name)
@@ -380,4 +397,4 @@ def _role(name: str) -> Role:
 def threads_each(config: ServeConfig) -> int:
     """Threads of one computing peer when all of them share the machine's cores."""
     cores = len(os.sched_getaffinity(0))
-    return max(1, cores // (config.pools.prefill + decode_peers(config)))
+    return max(1, cores // computing_peers(config))

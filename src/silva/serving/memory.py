@@ -13,7 +13,7 @@ from pathlib import Path
 
 from silva.errors import ConfigError
 from silva.serving.config import GIB, ServeConfig
-from silva.serving.spread import decode_peers
+from silva.serving.spread import computing_peers
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -85,9 +85,8 @@ def check_memory(config: ServeConfig, *, computing: int, cache: int, room_bytes:
 
 def check_start(config: ServeConfig) -> None:
     """ConfigError when the machine does not have what the peers of a configuration may take."""
-    pools = config.pools
-    computing = pools.prefill + decode_peers(config)
-    computing, cache = (1, 0) if config.colocated else (computing, pools.cache)
+    every = computing_peers(config), config.pools.cache
+    computing, cache = (1, 0) if config.colocated else every
     check_memory(config, computing=computing, cache=cache, room_bytes=available_bytes())
 
 

@@ -331,9 +331,9 @@ class Hub:
         flight.again()
         self._enqueue(flight)
 
-    def expect(self, name: str, role: Role) -> None:
+    def expect(self, name: str, role: Role, follows: bool = False) -> None:
         """A process of this name was started; it counts once it has said Hello."""
-        self.peers[name] = Peer(name, role, heard_s=self._clock())
+        self.peers[name] = Peer(name, role, follows=follows, heard_s=self._clock())
 
     def lost(self, name: str) -> None:
         """The process has ended: what it had goes elsewhere."""

@@ -22,6 +22,8 @@ class Peer:
     name: str
     role: Role
     pid: int = 0
+    follows: bool = False
+    """It computes the steps of another peer of its role, and is given no requests."""
     state: PeerState = "starting"
     address: str = ""
     load: Load = field(default_factory=Load)
@@ -42,6 +44,11 @@ class Peer:
         return self.state == "ready" and not self.silent
 
     @property
+    def serves(self) -> bool:
+        """Whether it may be given requests now."""
+        return self.usable and not self.follows
+
+    @property
     def blocks_promised(self) -> int:
         return sum(self.requests.values())
 
@@ -50,7 +57,7 @@ class Peer:
 
         A peer without requests takes any: what can never fit was refused before.
         """
-        if not self.usable:
+        if not self.serves:
             return False
         if not self.requests:
             return True

@@ -56,7 +56,8 @@ class RoleWatch:
 
     def tick(self) -> Advice | None:
         """Call twice a second; the move to make now, if any."""
-        peers = [p for p in self._hub.peers.values() if p.role != "cache"]
+        # What peers that follow have to do is that of the one that leads.
+        peers = [p for p in self._hub.peers.values() if p.role != "cache" and not p.follows]
         now, begin = self._clock(), self._begin
         steady = all(p.usable for p in peers)
         if not steady or begin is None or begin.peers != _who(peers):

@@ -70,7 +70,7 @@ class ComputingPeer(Listener, ABC):
             exposed.append(self.transfer.allocate(size_bytes))
             return exposed[0].buffer
 
-        self.ray = Ray(address(start.folder, "hub"), start.identity)
+        self.ray = Ray(address(start.folder, "hub"), start.identity, self.own_address())
         self.engine = make_engine(
             start.config,
             start.model,
@@ -210,6 +210,10 @@ class ComputingPeer(Listener, ABC):
     def load_model(self, folder: Path, dtype: torch.dtype) -> LanguageModel:
         """What the engine computes with."""
         return load_language_model(folder, dtype=dtype)
+
+    def own_address(self) -> str | None:
+        """Where it hears others than the front; None: nowhere."""
+        return None
 
     def compute(self) -> bool:
         """One step; False when there is nothing to compute before something new is heard."""

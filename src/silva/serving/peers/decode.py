@@ -1,34 +1,20 @@
-"""A decode peer: reserves blocks, reads them from a prefill peer, and generates.
-
-It has all experts of its model, or is one of the ranks that share them (silva.experts): then it votes
-before each pass, and takes part in those that only others have tokens for.
-"""
+"""A decode peer: reserves blocks, reads them from a prefill peer, and generates."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
-
-import torch
 
 from silva.control.handover import Reservation
 from silva.control.request import Output, Request
 from silva.errors import ServingError
-from silva.experts.group import TooFewError
-from silva.experts.meeting import Meeting
-from silva.experts.ranked import RankedModel
-from silva.experts.spread import load_ranked
-from silva.models.language import LanguageModel
 from silva.serving.engine.grammar import Matcher
-from silva.serving.peers.computing import ComputingPeer, attempt_id
+from silva.serving.peers.computing import attempt_id
+from silva.serving.peers.ranked import RankedPeer
 from silva.serving.peers.start import PeerStart
-from silva.serving.spread import spread_of
 from silva.serving.wire.messages import AnyMessage, HandOver, Joined, Reserve, Role, Tokens
 
 log = logging.getLogger("silva.peer")
@@ -51,62 +37,14 @@ class _Arrival:
         self.compiled, self.matcher = True, matcher
 
 
-class DecodePeer(ComputingPeer):
+class DecodePeer(RankedPeer):
     """See the module."""
 
     role: ClassVar[Role] = "decode"
 
     def __init__(self, start: PeerStart) -> None:
-        self.ranked: RankedModel | None = None
         super().__init__(start)
         self._arrivals: dict[str, _Arrival] = {}
-
-    def load_model(self, folder: Path, dtype: torch.dtype) -> LanguageModel:
-        """All of it, or with the experts of this rank alone, once all ranks are here."""
-        config = self.start.config
-        if config.experts.ranks == 1:
-            return super().load_model(folder, dtype)
-        self.ranked = load_ranked(
-            folder,
-            self.start.rank,
-            spread_of(config),
-            Meeting(self.start.folder, config.experts.ranks),
-            dtype=dtype,
-            news=lambda: self.ray.call(lambda: None),
-            patience_s=config.experts.patience_s,
-            limit_s=config.start_s,  # who takes longer to serve is ended anyway
-        )
-        return self.ranked
-
-    def run(self) -> None:
-        try:
-            super().run()
-        except ServingError as error:  # such as a rank that the others have taken for dead
-            log.error("this process ends: %s", error)
-            sys.exit(1)
-
-    def close(self) -> None:
-        if self.ranked is not None:
-            self.ranked.group.close()
-        super().close()
-
-    def compute(self) -> bool:
-        """A step, or this rank's part in what the other ranks compute.
-
-        Raises ServingError once others have taken this rank for dead.
-        """
-        if self.ranked is None:
-            return super().compute()
-        group = self.ranked.group
-        # While ranks are missing a step would fail, and its requests with it.
-        computed = group.enough() and super().compute()
-        group.exchange.check_out()
-        self.counters["ranks"] = len(group.alive())
-        if computed or group.sleep():
-            return computed
-        with suppress(TooFewError):
-            group.take_part()
-        return True
 
     def take(self, message: AnyMessage) -> None:
         match message:

@@ -1,4 +1,7 @@
-"""A prefill peer: computes prompts, samples one token, and holds the blocks until they are read."""
+"""A prefill peer: computes prompts, samples one token, and holds the blocks until they are read.
+
+It does so alone, or leads others that share each of its steps (silva.serving.peers.following).
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,51 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
+
+import torch
 
 from silva.control.fills import fill, filled, give_up
 from silva.control.lease import Lease, LeaseExpiredError, Leases
 from silva.control.request import Request
 from silva.errors import ServingError
+from silva.models.language import LanguageModel
 from silva.serving.engine.grammar import Matcher
 from silva.serving.engine.listener import Handed
 from silva.serving.peers.cached import Findings
-from silva.serving.peers.computing import ComputingPeer, attempt_id
+from silva.serving.peers.computing import attempt_id
+from silva.serving.peers.leading import LeadingModel
+from silva.serving.peers.ranked import RankedPeer
 from silva.serving.peers.start import PeerStart
 from silva.serving.wire.messages import AnyMessage, Hold, Prefill, Prefilled, Role
 from silva.transfer import Piece
 
 
-class PrefillPeer(ComputingPeer):
+class PrefillPeer(RankedPeer):
     """See the module."""
 
     role: ClassVar[Role] = "prefill"
 
     def __init__(self, start: PeerStart) -> None:
+        self._leading: LeadingModel | None = None
         super().__init__(start)
         self._leases = Leases()
         # The front renews between steps only, and none of them is longer than `stuck_s`.
         self._hold_s = 2 * start.config.stuck_s
         self._held: dict[str, Lease] = {}
+
+    def load_model(self, folder: Path, dtype: torch.dtype) -> LanguageModel:
+        model = super().load_model(folder, dtype)
+        if self.ranked is None:
+            return model
+        self.ranked = self._leading = LeadingModel(self.ranked, self._piece)
+        return self._leading
+
+    def close(self) -> None:
+        if self._leading is not None:
+            self._leading.close()
+        super().close()
 
     def take(self, message: AnyMessage) -> None:
         match message:
@@ -109,10 +131,12 @@ class PrefillPeer(ComputingPeer):
         if not pairs:
             self.cache.drop(findings)
             return
-        keys = [key for key, _ in pairs]
+        keys, blocks = [key for key, _ in pairs], [block for _, block in pairs]
+        if self._leading is not None:
+            self._leading.mirror.written(blocks)
         self.cache.read(
             [findings.pieces[key] for key in keys],
-            [self.memory.block(block) for _, block in pairs],
+            [self.memory.block(block) for block in blocks],
             partial(self._read, inside, keys),
             findings,
         )

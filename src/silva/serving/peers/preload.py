@@ -12,4 +12,5 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)  # first: the imports take seconds
 
 import silva.serving.peers.cache  # noqa: E402
 import silva.serving.peers.decode  # noqa: E402
+import silva.serving.peers.following  # noqa: E402
 import silva.serving.peers.prefill  # noqa: E402, F401

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from silva.errors import SilvaError
 from silva.serving.config import ServeConfig
 from silva.serving.process_name import show_as
+from silva.serving.spread import follows
 from silva.serving.wire.messages import Role
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class PeerStart:
     threads: int
     log_level: int
     rank: int = 0
-    """Of a decode peer among those that share experts."""
+    """Among the peers of its role that share experts."""
 
 
 def run(start: PeerStart, last_words: Connection) -> None:
@@ -69,11 +70,12 @@ def _peer(start: PeerStart) -> ComputingPeer | CachePeer:
     # The preloading process has imported all of them.
     from silva.serving.peers.cache import CachePeer
     from silva.serving.peers.decode import DecodePeer
+    from silva.serving.peers.following import FollowingPeer
     from silva.serving.peers.prefill import PrefillPeer
 
     match start.role:
         case "prefill":
-            return PrefillPeer(start)
+            return FollowingPeer(start) if follows(start.role, start.rank) else PrefillPeer(start)
         case "decode":
             return DecodePeer(start)
         case "cache":

@@ -158,6 +158,30 @@ class Stop(Message, frozen=True):
     """front -> peer: leave now. Where something is to be finished first the front waits for it."""
 
 
+class Part(msgspec.Struct, frozen=True):
+    """One sequence in a step that peers share."""
+
+    first: int
+    """Position of its first token in the step: so many tokens lie in its blocks already."""
+    tokens: tuple[int, ...]
+    blocks: tuple[int, ...]
+    """Of all its tokens up to the last in the step, in order."""
+
+
+class SharedPass(Message, frozen=True):
+    """prefill peer that leads -> those that follow: compute this pass with me."""
+
+    number: int
+    """Votes of the group so far: the next one is for this pass."""
+    step: int
+    """Passes that were shared so far."""
+    draft: bool
+    """Whether it is of the draft module, after the pass of the model that it belongs to."""
+    parts: tuple[Part, ...]
+    pieces: tuple[tuple[int, Piece], ...] = ()
+    """Blocks that the follower lacks, and where they are to be read first."""
+
+
 class Lookup(Message, frozen=True):
     """prefill -> cache: which of these keys are here? Answered by Found."""
 
@@ -212,6 +236,7 @@ AnyMessage = (
     | Beat
     | Hello
     | Stop
+    | SharedPass
     | Lookup
     | Found
     | Forget

@@ -95,6 +95,31 @@ class Centre:
         self._context.destroy(linger=0)
 
 
+class Outbox:
+    """Messages to the own addresses of other peers, which do not answer; for one thread."""
+
+    def __init__(self) -> None:
+        self._context = zmq.Context()
+        self._sockets: dict[str, Any] = {}
+
+    def send(self, where: str, message: Message) -> None:
+        """Without waiting; what is sent to one that has gone is lost."""
+        if where not in self._sockets:
+            socket = self._sockets[where] = self._context.socket(zmq.DEALER)
+            set_limits(socket)
+            socket.connect(where)
+        self._sockets[where].send(encode(message))
+
+    def forget(self, where: str) -> None:
+        """Nothing more is sent there."""
+        if where in self._sockets:
+            self._sockets.pop(where).close()
+
+    def close(self) -> None:
+        """What has not left yet is dropped."""
+        self._context.destroy(linger=0)
+
+
 class Ray:
     """A peer's end, for one thread; other threads leave work for it with `call`."""
 
