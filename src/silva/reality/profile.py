@@ -63,7 +63,7 @@ class Target:
     @property
     def threads(self) -> int:
         """Threads of one engine, as the server gives them."""
-        from silva.serving.front import threads_each
+        from silva.serving.spread import threads_each
 
         return self.config.threads or threads_each(self.config)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 import tempfile
 import time
@@ -37,7 +36,7 @@ from silva.serving.memory import available_bytes, check_memory
 from silva.serving.overview import overview
 from silva.serving.peers.start import PeerStart
 from silva.serving.sockets import sockets_folder
-from silva.serving.spread import Ranks, check_count, computing_peers, follows, peers_of, ranks_of
+from silva.serving.spread import Ranks, check_count, follows, peers_of, ranks_of, threads_each
 from silva.serving.supervisor import Supervisor
 from silva.serving.wire.messages import AnyMessage, Hello, Message, Role, Stop
 from silva.serving.wire.star import Centre, address, peer_of
@@ -392,9 +391,3 @@ def _role(name: str) -> Role:
     if name not in get_args(Role):
         raise UnknownPeerError(f"no role {name[:64]!r}", remedy="prefill, decode or cache")
     return cast(Role, name)
-
-
-def threads_each(config: ServeConfig) -> int:
-    """Threads of one computing peer when all of them share the machine's cores."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores // computing_peers(config))

@@ -60,6 +60,12 @@ def computing_peers(config: ServeConfig) -> int:
     return peers_of(config, "prefill") + peers_of(config, "decode")
 
 
+def threads_each(config: ServeConfig) -> int:
+    """Threads of one computing peer when all of them share the machine's cores."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // computing_peers(config))
+
+
 def follows(role: str, rank: int) -> bool:
     """Whether the peer that is this rank computes what another one is asked for."""
     return role == "prefill" and rank != LEADER
