@@ -68,6 +68,34 @@ def test_a_picture_is_answered_by_four_models_as_by_the_api(browser: Any, url: s
             assert page.evaluate("document.documentElement.scrollWidth") == 360, view
 
 
+GIVEN = """([kind, bytes]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], "given.png", { type: "image/png" }));
+  const place = kind === "drop" ? document.getElementById("drop") : document.body;
+  const about = { bubbles: true, cancelable: true, clipboardData: data, dataTransfer: data };
+  const event = kind === "drop" ? new DragEvent(kind, about) : new ClipboardEvent(kind, about);
+  place.dispatchEvent(event);
+  return event.defaultPrevented;
+}"""
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_a_picture_is_taken_by_drop_and_by_paste(browser: Any, url: str, kind: str) -> None:
+    with opened(browser, f"{url}/#playground") as page:
+        page.wait_for_selector("#names option", state="attached")
+        page.fill("#chosen", "c-1")
+        page.press("#chosen", "Tab")
+        # What the browser does by itself with a file that is dropped is to leave the page.
+        assert page.evaluate(GIVEN, [kind, list(picture())]) == (kind == "drop")
+        page.wait_for_selector(".turn .answer")
+        page.wait_for_selector(".answer[aria-busy=true]", state="detached")
+        assert "given.png" in page.inner_text(".question")
+        card = page.locator(".answer").last
+        body = {"model": CHAIN[-1], "images": [base64.b64encode(picture()).decode()]}
+        [told] = httpx.post(f"{url}/v1/classify", json=body, timeout=60).json()["data"]
+        assert card.locator("li span").first.inner_text() == told["classes"][0]["label"]
+
+
 def test_what_is_no_picture_is_told_in_the_servers_words(browser: Any, url: str) -> None:
     with opened(browser, f"{url}/#playground") as page:
         page.wait_for_selector("#names option", state="attached")
