@@ -61,8 +61,8 @@ def test_an_interrupted_run_goes_on_and_its_forest_predicts_and_grows(
     assert names(tmp_path) == ["forest.run"]
     forest = api.resume(tmp_path / "forest", lambda progress: stages.append(progress.stage))
     assert names(tmp_path) == ["forest"]
-    tiers = ["head", "root", "clustering", "cluster", "leaf", "unseen"]
-    assert list(dict.fromkeys(stages)) == [*tiers, "forest", "report"]
+    tiers = ["root", "clustering", "labels", "cluster", "leaf", "unseen"]
+    assert list(dict.fromkeys(stages)) == ["head", "calibration", *tiers, "forest", "report"]
     assert set(stages) <= set(TITLES)
     assert isinstance(forest, api.Forest)
 

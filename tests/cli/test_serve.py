@@ -33,7 +33,9 @@ class Launched:
 def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
     found = Launched()
 
-    def launch(config: LaunchConfig, model: AbstractContextManager[Path], announce: Any) -> None:
+    def launch(
+        config: LaunchConfig, model: AbstractContextManager[Path], announce: Any, joining: Any
+    ) -> None:
         with model as found.model:
             found.config = config
             announce("http://127.0.0.1:4711")

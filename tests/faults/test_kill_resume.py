@@ -114,7 +114,7 @@ def test_the_undisturbed_runs_are_worth_comparing(folder: Path) -> None:
     assert tiered.verify().sound and local.verify().sound
     assert set(tiered.manifest.objects) != set(local.manifest.objects)
     rows = without_times(folder / "tiered")
-    stages = {"head", "root", "clustering", "cluster", "leaf", "unseen"}
+    stages = {"head", "root", "clustering", "labels", "cluster", "leaf", "unseen"}
     assert {r["stage"] for r in rows["rounds"]} == stages
     assert sum(r["dropped"] for r in rows["rounds"]) > 0
     assert {"root", "cluster", "leaf", "zero_leaf", "head_only"} <= {

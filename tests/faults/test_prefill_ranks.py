@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not futex.supported(), reason="needs Linux on x8
 
 RANKS = 4
 LEADER = "prefill-1"
-STREAMS, LONGEST, TOKENS = 8, 120, 6
+STREAMS, LONGEST, TOKENS = 24, 120, 6
 SETTINGS = (
     "serve.experts.patience_s=100",
     "serve.step.chunk_tokens=16",

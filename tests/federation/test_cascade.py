@@ -380,8 +380,10 @@ def test_progress_counts_every_stage_to_its_end(tmp_path: Path) -> None:
 
     run = make_run(tmp_path / "run", settings(late=0.4), on_progress=watch)
     grow(run)
-    assert list(seen) == ["head", "root", "clustering", "labels", "cluster", "leaf", "unseen"]
-    assert len(seen["head"]) == len(run.founders()) == 4 < len(run.partition.seen)
+    stages = ["head", "calibration", "root", "clustering", "labels", "cluster", "leaf", "unseen"]
+    assert list(seen) == stages
+    founders = len(run.founders())
+    assert len(seen["head"]) == len(seen["calibration"]) == founders == 4 < len(seen["labels"])
     for counts in seen.values():
         assert counts == [(n, len(counts)) for n in range(1, len(counts) + 1)]
     assert set(run.state.record.seconds) == set(STAGES)
