@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {
     },
     "federation": {
         "measure_every": 2,
-        "root": {"rounds": 8},
+        "root": {"rounds": 6},
         "cluster": {"rounds": 4},
         "leaf": {"rounds": 2},
     },
