@@ -6,6 +6,7 @@ from pathlib import Path
 
 import common
 from gfm import MISSING, code, percent, provenance, table
+from hilora import spread
 from tuning import Numbers
 
 RECIPES = ("tin32-sc-dir-50", "pacs-domain-dir-50")
@@ -40,7 +41,7 @@ def row(samples: str, runs: Numbers, logits: str) -> tuple[str, ...]:
     cooled = logits == "calibrated"
     temperatures = ", ".join(f"{runs[s]['temperature'] if cooled else 1:.2f}" for s in seeds)
     values = [
-        percent(common.spread(runs[s]["accuracy"][logits][what][who] for s in seeds))
+        percent(spread([runs[s]["accuracy"][logits][what][who] for s in seeds]))
         for who in ("seen", "unseen")
         for what in KNOWN
     ]

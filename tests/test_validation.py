@@ -26,6 +26,7 @@ import gfm  # noqa: E402
 import hilora  # noqa: E402
 import label_spread  # noqa: E402
 import render  # noqa: E402
+import render_first_head  # noqa: E402
 import tuning  # noqa: E402
 from validation_cases import FACTS  # noqa: E402
 
@@ -132,6 +133,17 @@ def test_every_block_says_when_nothing_was_measured(tmp_path: Path) -> None:
     for name, block in render.BLOCKS.items():
         expected = claims.UNMEASURED if name == "claims" else render.MISSING
         assert expected in block(tmp_path)
+
+
+def test_the_first_head_is_shown_with_and_without_its_temperature(tmp_path: Path) -> None:
+    rows = {what: {"seen": 0.25, "unseen": 0.5} for what in render_first_head.KNOWN}
+    run = {"temperature": 4.0, "accuracy": {"as it is": rows, "calibrated": rows}}
+    content = {**FACTS, "command": "c", "points": {"50": {"0": run, "1": run}}}
+    common.write_json(tmp_path / "first-head-pacs-domain-dir-50.json", content)
+    shown = render.BLOCKS["first-head"](tmp_path)
+    cells = " | ".join([*["25.0 +- 0.0"] * 4, *["50.0 +- 0.0"] * 4])
+    assert f"| 50 | as it is | 1.00, 1.00 | {cells} |" in shown
+    assert f"| 50 | calibrated | 4.00, 4.00 | {cells} |" in shown
 
 
 def test_hilora_shows_tiers_controls_and_paired_differences(tmp_path: Path) -> None:
