@@ -9,7 +9,15 @@ from scipy.optimize import minimize_scalar
 
 from silva.adapters.label_priors import even
 from silva.adapters.tiers import Head
-from silva.federation.calibration import FOLDS, TEMPERATURES, cooled, dealt, surprise, temperature
+from silva.federation.calibration import (
+    FOLDS,
+    TEMPERATURES,
+    cooled,
+    dealt,
+    possible_surprise,
+    surprise,
+    temperature,
+)
 from silva.federation.discriminants import discriminant_head, statistics_of
 
 
@@ -72,6 +80,21 @@ def test_surprise_is_the_cross_entropy_of_the_cooled_head_under_the_prior() -> N
         scores = (x @ cool.weight.T + cool.bias).double() + torch.from_numpy(prior).log()
         wanted = torch.nn.functional.cross_entropy(scores, y, reduction="sum")
         assert value == pytest.approx(float(wanted), rel=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.1, 30.0])
+def test_what_images_say_is_possible_and_what_none_can_say_is_not(spread: float) -> None:
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(30, 5, generator=g), torch.randint(0, 3, (30,), generator=g)
+    head = Head(spread * torch.randn(3, 5, generator=g), spread * torch.randn(3, generator=g))
+    longest, prior = float(x.norm(dim=1).max()), np.array([0.9, 0.09, 0.01])
+    said = surprise(head, x, y, prior, torch.ones(3, dtype=torch.bool))
+    assert possible_surprise(said, head, longest, 30, prior)
+    assert not possible_surprise(said, head, longest, 0, prior)
+    for wrong in (float("nan"), float("inf"), -1.0, 1e9):
+        spoilt = said.clone()
+        spoilt[-1] = wrong
+        assert not possible_surprise(spoilt, head, longest, 30, prior)
 
 
 @pytest.mark.parametrize("items", [0, 1, 3, 5, 12])

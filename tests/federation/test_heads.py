@@ -141,6 +141,34 @@ def test_statistics_that_no_images_give_are_rejected_and_counted(
     assert run.state.record.rounds[-1].rejected == 2 and not none.weight.any()
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e30, -1e30])
+def test_one_client_does_not_decide_the_temperature_with_what_no_images_say(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    """Without it the others decide, each fold still judged by a head of all others' statistics."""
+    run, spoilt = make_run(tmp_path / "run"), make_run(tmp_path / "spoilt")
+    names = run.founders()
+    silent = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
+    turns: list[int] = []
+
+    def first(other: torch.Tensor):
+        turns.clear()
+
+        def said(*given) -> torch.Tensor:
+            turns.append(1)
+            return other if len(turns) == 1 else surprise(*given)
+
+        return said
+
+    monkeypatch.setattr(heads, "surprise", first(silent))
+    wanted = agree_on_head(run, names)
+    assert run.state.record.rounds[-1].rejected == 0
+    monkeypatch.setattr(heads, "surprise", first(torch.full_like(silent, wrong)))
+    found, row = agree_on_head(spoilt, names), spoilt.state.record.rounds[-1]
+    assert same_head(found, wanted)
+    assert (row.participants, row.rejected) == (len(names) - 1, 1)
+
+
 @pytest.mark.parametrize("classes", [1, 7])
 def test_a_zero_head_prefers_nothing(classes: int) -> None:
     head = zero_head(classes, 5)

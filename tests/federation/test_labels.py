@@ -10,6 +10,7 @@ from scipy.stats import dirichlet_multinomial
 from tiny import CLASSES, make_run, settings
 
 from silva.adapters.label_priors import even
+from silva.federation import labels
 from silva.federation.cascade import grow_root
 from silva.federation.labels import (
     LEAST,
@@ -86,6 +87,25 @@ def test_few_clients_rule_no_class_out() -> None:
     assert priors.of_clients == pytest.approx(LEAST, rel=1e-2)
     assert priors.alone(counts[0])[1:].min() > 1e-3
     assert priors.group("cluster-0", 10).min() > 1e-3
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 1e9, -1.0])
+def test_counts_that_are_not_of_a_clients_images_count_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    run = make_run(tmp_path, settings(root__rounds=1))
+    grow_root(run)
+    names = [c.name for c in run.partition.seen]
+    run.state.labels = {name: n % 2 for n, name in enumerate(names)}
+    reads = run.task.reads
+    assert reads is not None
+    honest = np.array([class_counts(reads, run.clients.train(n)) for n in names])
+    turns = iter([np.full(len(CLASSES), wrong), *honest[1:]])
+    monkeypatch.setattr(labels, "class_counts", lambda *given: next(turns))
+    found, row = agree_on_labels(run), run.state.record.rounds[-1]
+    honest[0] = 0
+    assert found == estimate(honest, [f"cluster-{n % 2}" for n in range(len(names))])
+    assert (row.participants, row.rejected) == (len(names) - 1, 1)
 
 
 @pytest.mark.parametrize(("flags", "late"), [({"late": 0.4}, 2), ({"head_init": "zeros"}, 6)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +18,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "api"), str(HERE / "images"), str(HERE.parent / "federation")]
 
 from api_transport import Api  # noqa: E402
-from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hostile_bodies import CLIENTS, bodies, joins_or_changes_nothing, tries  # noqa: E402
+from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from slow_tuner import SlowTuner  # noqa: E402
 from tiny_text import WINDOW, config, save_model, save_texts  # noqa: E402
@@ -45,7 +45,6 @@ from silva.serving.training_process import TrainingProcess  # noqa: E402
 from silva.serving.tunings import Tunings  # noqa: E402
 
 FOREST = "/admin/v1/forest"
-CLIENTS = f"{FOREST}/clients"
 
 
 @dataclass
@@ -241,37 +240,12 @@ def test_a_passing_leaf_counts_windows(quick: World) -> None:
     assert seen == [Forest.load(quick.forest).client("new-1").images] and seen[0] > 2
 
 
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["examples", "text", "tune", "x"]), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
 letters = st.text(max_size=60) | st.sampled_from(["red tree bird " * 9, "\0" * 40, "</s>" * 30])
-nearly = st.fixed_dictionaries(
-    {"examples": st.lists(st.fixed_dictionaries({"text": letters}), max_size=3)},
-    optional={"tune": st.sampled_from([False, None, 1])},
-)
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(
-    content=(anything | nearly).map(lambda body: json.dumps(body).encode()) | st.binary(max_size=60)
-)
+@tries(40)
+@given(content=bodies(["text"], {"text": letters}))
 def test_any_body_is_answered_and_a_refused_one_changes_nothing(
     quick: World, content: bytes
 ) -> None:
-    before = version(quick)
-    answer = quick.api.post(
-        f"{CLIENTS}?client=new-{before}",
-        content=content,
-        headers={"content-type": "application/json"},
-    )
-    assert answer.status_code < 500, answer.text
-    assert version(quick) == before + (answer.status_code == 200)
+    joins_or_changes_nothing(quick.api, lambda: version(quick), content)

@@ -5,8 +5,8 @@
     alone      p_i = (n_i + a / C) / (|n_i| + a)       of its own images alone, C classes
 
 The latter are means of Dirichlet posteriors; `silva.federation.labels` estimates m and a. A client that
-joins a finished forest needs them as much as one that grew it. They are frequencies, not counts: nobody
-reads another client's images out of them.
+joins a finished forest needs them as much as one that grew it. Frequencies of a cluster with few
+clients tell much about these.
 """
 
 from __future__ import annotations

@@ -17,17 +17,15 @@ domain. Everything else is an error that asks for `--labels`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from silva.data.columns import assemble, name_column, sorted_names
+from silva.data.levels import MAX_DEPTH, are_levels, given_levels, is_split
 from silva.data.nouns import ImageDataset
 from silva.data.sources import SUFFIXES, FileSource
-from silva.data.split import SPLIT_WORDS, TRAIN_WORDS
 from silva.errors import DataError
 
-MAX_DEPTH = 5
 MAX_IMAGES = 20_000_000
 
 DOMAINS = frozenset(
@@ -36,13 +34,13 @@ DOMAINS = frozenset(
 )
 """Domains of DomainNet, PACS, Office-Home and Office-31, in lower case, spaces as underscores."""
 
-_WORD = re.compile(r"-|[a-z][a-z0-9_]{0,31}")
+_EXAMPLES = "class, split/class, domain/class, client/class"
 
 
 def is_level_path(labels: str) -> bool:
     """Whether `labels` names folder levels, as "domain/class" does."""
     words = labels.split("/")
-    return "class" in words and all(_WORD.fullmatch(word) for word in words)
+    return "class" in words and are_levels(words)
 
 
 def read_folder(root: Path, *, split: str = "", labels: str = "") -> ImageDataset:
@@ -112,27 +110,9 @@ def _depth(paths: Sequence[str], folders: Sequence[Sequence[str]], root: Path) -
     return low
 
 
-def _given(labels: str, depth: int, root: Path) -> list[str]:
-    words = labels.split("/")
-    named = [word for word in words if word != "-"]
-    if not is_level_path(labels) or len(set(named)) < len(named) or "label" in named:
-        raise DataError(
-            f"--labels {labels!r} does not name folder levels",
-            where=root,
-            remedy="write each level once, as in class, split/class, domain/class, client/class",
-        )
-    if len(words) != depth:
-        raise DataError(
-            f"--labels {labels!r} names {len(words)} levels but images lie {depth} deep",
-            where=root,
-            remedy='write "-" for a level that means nothing',
-        )
-    return words
-
-
 def _detected(levels: Sequence[set[str]], root: Path) -> list[str]:
     """What each level means, where only one reading is sound."""
-    words = ["split" if _is_split(names) else "" for names in levels]
+    words = ["split" if is_split(names) else "" for names in levels]
     rest = [level for level, word in enumerate(words) if not word]
     if words.count("split") <= 1 and rest:
         if len(rest) == 1:
@@ -148,11 +128,6 @@ def _detected(levels: Sequence[set[str]], root: Path) -> list[str]:
     return words
 
 
-def _is_split(names: set[str]) -> bool:
-    lowered = {name.lower() for name in names}
-    return lowered <= SPLIT_WORDS and bool(lowered & TRAIN_WORDS)
-
-
 def _domain_name(name: str) -> str:
     return name.lower().replace(" ", "_")
 
@@ -163,3 +138,10 @@ def _example(levels: Sequence[set[str]]) -> str:
 
 def _proposal(depth: int) -> str:
     return {1: "class", 2: "client/class", 3: "split/client/class"}.get(depth, "client/class/-/-")
+
+
+def _given(labels: str, depth: int, root: Path) -> list[str]:
+    def usable(named: Sequence[str]) -> bool:
+        return "class" in named and "label" not in named
+
+    return given_levels(labels, depth, root, files="images", examples=_EXAMPLES, usable=usable)

@@ -9,21 +9,17 @@ domain/client     root/<language>/<client>/*.txt
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from silva.data.levels import MAX_DEPTH, given_levels, is_split
 from silva.data.sources import read_file
-from silva.data.split import SPLIT_WORDS, TRAIN_WORDS
 from silva.errors import DataError
 
 SUFFIXES = frozenset((".txt", ".text", ".md", ".rst"))
 """File name endings, in lower case, that are taken for texts."""
 MAX_FILE_BYTES = 64 * 2**20
-MAX_DEPTH = 5
-
-_LEVEL = re.compile(r"-|[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True)
@@ -106,8 +102,9 @@ def _levels(folders: Sequence[Sequence[str]], labels: str, root: Path) -> list[s
         )
     (depth,) = depths
     if labels:
-        return _given(labels, depth, root)
-    words = ["split" if _is_split({parts[n] for parts in folders}) else "" for n in range(depth)]
+        examples = "client, split/client, domain, domain/client"
+        return given_levels(labels, depth, root, files="texts", examples=examples)
+    words = ["split" if is_split({parts[n] for parts in folders}) else "" for n in range(depth)]
     if words.count("") <= 1 and words.count("split") <= 1:
         return [word or "client" for word in words]
     raise DataError(
@@ -115,26 +112,3 @@ def _levels(folders: Sequence[Sequence[str]], labels: str, root: Path) -> list[s
         where=root,
         remedy="say what each level is, for instance --labels domain/client",
     )
-
-
-def _given(labels: str, depth: int, root: Path) -> list[str]:
-    words = labels.split("/")
-    named = [word for word in words if word != "-"]
-    if not all(_LEVEL.fullmatch(word) for word in words) or len(set(named)) < len(named):
-        raise DataError(
-            f"--labels {labels[:80]!r} does not name folder levels",
-            where=root,
-            remedy="write each level once, as in client, split/client, domain, domain/client",
-        )
-    if len(words) != depth:
-        raise DataError(
-            f"--labels {labels[:80]!r} names {len(words)} levels but texts lie {depth} deep",
-            where=root,
-            remedy='write "-" for a level that means nothing',
-        )
-    return words
-
-
-def _is_split(names: set[str]) -> bool:
-    lowered = {name.lower() for name in names}
-    return lowered <= SPLIT_WORDS and bool(lowered & TRAIN_WORDS)

@@ -34,11 +34,11 @@ from silva.federation.run import Progress
 from silva.federation.seeds import derive
 from silva.federation.task import Examples, Task
 
-_TABLES = ("head", "label_prior", "leaf", "local", "orthogonality", "probe_steps")
+_PARTS = ("head", "label_prior", "leaf", "local", "orthogonality", "probe_steps")
 APPLIES = tuple(
     name
     for name in paths(FederationConfig)
-    if name.partition(".")[0] in _TABLES and name not in ("local.epochs", "leaf.rounds")
+    if name.partition(".")[0] in _PARTS and name not in ("local.epochs", "leaf.rounds")
 )
 """Settings of a run that decide how a client is added; its passes are of one epoch each."""
 

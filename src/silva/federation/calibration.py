@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from silva.adapters.label_priors import Floats
 from silva.adapters.tiers import Head
 from silva.federation.discriminants import ClassStatistics, discriminant_head
+from silva.federation.replies import ROUNDING
 
 TEMPERATURES = tuple(2.0 ** (n / 2) for n in range(-2, 13))
 """Those that are compared, from 1/2 to 64."""
@@ -60,6 +62,16 @@ def surprise(head: Head, features: Tensor, labels: Tensor, prior: Floats, known:
         F.cross_entropy(logits / t + shift, labels[rows], reduction="sum") for t in TEMPERATURES
     ]
     return torch.stack(losses)
+
+
+def possible_surprise(said: Tensor, head: Head, longest: float, images: int, prior: Floats) -> bool:
+    """Whether `images` features no longer than `longest` can be surprised so; NaN cannot.
+
+    Of one image under T it is at most 2 max_c |logit_c| / T - log min_c p_c, and never negative.
+    """
+    reach = float((head.weight.norm(dim=1) * longest + head.bias.abs()).max()) * (1 + ROUNDING)
+    most = [images * (2 * reach / t - float(np.log(prior.min()))) for t in TEMPERATURES]
+    return bool(((said >= 0) & (said <= torch.tensor(most, dtype=said.dtype))).all())
 
 
 def cooled(head: Head, temperature: float) -> Head:

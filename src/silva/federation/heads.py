@@ -17,7 +17,14 @@ from torch import Tensor
 
 from silva.adapters.label_priors import even
 from silva.adapters.tiers import NO_HEAD, Head
-from silva.federation.calibration import TEMPERATURES, cooled, dealt, surprise, temperature
+from silva.federation.calibration import (
+    TEMPERATURES,
+    cooled,
+    dealt,
+    possible_surprise,
+    surprise,
+    temperature,
+)
 from silva.federation.client import payload_bytes
 from silva.federation.discriminants import (
     ClassStatistics,
@@ -26,14 +33,11 @@ from silva.federation.discriminants import (
     statistics_bytes,
     statistics_of,
 )
-from silva.federation.labels import class_counts, estimate, has_priors
+from silva.federation.labels import NUMBER_BYTES, class_counts, estimate, has_priors
 from silva.federation.record import Round
 from silva.federation.run import Progress, Run
 from silva.federation.seeds import generator
 from silva.federation.task import Data_contra, Reads
-
-_NUMBER = 4
-"""Bytes of a float32 as it travels."""
 
 
 def class_statistics(reads: Reads[Data_contra], data: Data_contra) -> ClassStatistics:
@@ -55,19 +59,19 @@ def agree_on_head(run: Run, names: Sequence[str]) -> Head:
     heard = believed_statistics(
         run, reads, asked, lambda n: run.on_progress(Progress("head", n, len(asked), asked[n - 1]))
     )
-    head = zero_head(reads.classes, reads.hidden)
+    head, rejected = zero_head(reads.classes, reads.hidden), len(asked) - len(heard)
     if heard:
-        shared = discriminant_head(list(heard.values()))
-        head = cooled(shared, _shared_temperature(run, reads, heard))
+        head, unbelieved = _shared_head(run, reads, heard)
+        rejected += unbelieved
     down = payload_bytes({}, head)
-    told = _NUMBER * len(TEMPERATURES)
+    told = NUMBER_BYTES * len(TEMPERATURES)
     run.state.record.rounds.append(
         Round(
             stage="head",
             cluster=-1,
             round=0,
-            participants=len(names) - len(asked) + len(heard),
-            rejected=len(asked) - len(heard),
+            participants=len(names) - rejected,
+            rejected=rejected,
             dropped=0,
             loss=0.0,
             rho=0.0,
@@ -98,32 +102,43 @@ def lone_first_head(run: Run, name: str) -> Head:
     def ask(fold: int, head: Head, known: Tensor) -> Tensor:
         return surprise(head, features[folds[fold]], labels[folds[fold]], prior, known)
 
-    head = discriminant_head([s for part in statistics for s in part])
+    head = discriminant_head([statistics_of(features, labels, reads.classes)])
     return cooled(head, temperature(statistics, ask))
 
 
-def _shared_temperature(run: Run, reads: Reads[Any], heard: Mapping[str, ClassStatistics]) -> float:
-    """What clients say of a head from the statistics of others, under the priors of their labels."""
-    names, done = list(heard), 0
-    counts = np.array([s.counts.double().numpy() for s in heard.values()])
-    priors = estimate(counts, []) if has_priors(run.config, reads) else None
+def _shared_head(
+    run: Run, reads: Reads[Any], heard: Mapping[str, ClassStatistics]
+) -> tuple[Head, int]:
+    """The head of all statistics, calibrated, and how many clients' answers for that were no answers.
+
+    Clients judge a head of the others' statistics, under the priors of their own labels.
+    """
+    counts = {name: s.counts.double().numpy() for name, s in heard.items()}
+    priors = (
+        estimate(np.array(list(counts.values())), []) if has_priors(run.config, reads) else None
+    )
+    names = list(heard)
     order = generator(run.seed, "calibration").permutation(len(names)).tolist()
     folds = [[names[n] for n in fold] for fold in dealt(order)]
+    done, unbelieved, longest = 0, 0, reads.longest
 
     def ask(fold: int, head: Head, known: Tensor) -> Tensor:
-        nonlocal done
+        nonlocal done, unbelieved
         total = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
         for name in folds[fold]:
-            data, own = run.clients.train(name), counts[names.index(name)]
-            prior = priors.alone(own) if priors else even(reads.classes)
+            data = run.clients.train(name)
+            prior = priors.alone(counts[name]) if priors else even(reads.classes)
             said = surprise(head, reads.features(data), reads.labels(data), prior, known)
-            if bool(said.isfinite().all()):
+            if possible_surprise(said, head, longest, run.images[name], prior):
                 total += said
+            else:
+                unbelieved += 1
             done += 1
             run.on_progress(Progress("calibration", done, len(names), name))
         return total
 
-    return temperature([[heard[name] for name in fold] for fold in folds], ask)
+    found = temperature([[heard[name] for name in fold] for fold in folds], ask)
+    return cooled(discriminant_head(list(heard.values())), found), unbelieved
 
 
 def believed_statistics(

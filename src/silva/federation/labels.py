@@ -39,8 +39,8 @@ make it next to none, and no class is out of the question because three clients 
 _ROUNDS = 30
 _TINY = 1e-12
 _DIGITS = 9
-_BYTES = 4
-"""Of a count, a frequency or a concentration as it travels."""
+NUMBER_BYTES = 4
+"""Of a count, a frequency or a surprise as it travels."""
 
 
 def has_priors(config: FederationConfig, reads: object) -> bool:
@@ -57,10 +57,16 @@ def class_counts(reads: Reads[Data_contra], data: Data_contra) -> Floats:
     return torch.bincount(reads.labels(data), minlength=reads.classes).double().numpy()
 
 
+def possible_counts(counts: Floats, images: int) -> bool:
+    """Whether a client with `images` can have so many of each class; NaN it cannot."""
+    return bool((counts >= 0).all() and counts.sum() == images)
+
+
 def agree_on_labels(run: Run) -> LabelPriors | None:
     """What the training clients' counts say, once their clusters are known; on record as a round.
 
-    The server sends back the cluster's frequencies and a concentration. Counts went up with the
+    Counts that are not of the client's number of images count for nothing. The server sends back the
+    cluster's frequencies and a concentration. Counts went up with the
     statistics of the first head, except from those who came later, or where nobody was asked for any.
     """
     started, reads = time.perf_counter(), run.task.reads
@@ -68,8 +74,13 @@ def agree_on_labels(run: Run) -> LabelPriors | None:
         return None
     names = [c.name for c in run.partition.seen]
     counts = np.zeros((len(names), reads.classes))
+    rejected = 0
     for n, name in enumerate(names):
-        counts[n] = class_counts(reads, run.clients.train(name))
+        said = class_counts(reads, run.clients.train(name))
+        if possible_counts(said, run.images[name]):
+            counts[n] = said
+        else:
+            rejected += 1
         run.on_progress(Progress("labels", n + 1, len(names), name))
     told = run.founders() if run.config.head_init == "discriminant" else []
     run.state.record.rounds.append(
@@ -77,14 +88,14 @@ def agree_on_labels(run: Run) -> LabelPriors | None:
             stage="labels",
             cluster=-1,
             round=run.state.total_rounds,
-            participants=len(names),
-            rejected=0,
+            participants=len(names) - rejected,
+            rejected=rejected,
             dropped=0,
             loss=0.0,
             rho=0.0,
             trunc_energy=0.0,
-            bytes_up=_BYTES * reads.classes * (len(names) - len(told)),
-            bytes_down=_BYTES * (reads.classes + 1) * len(names),
+            bytes_up=NUMBER_BYTES * reads.classes * (len(names) - len(told)),
+            bytes_down=NUMBER_BYTES * (reads.classes + 1) * len(names),
             seconds=time.perf_counter() - started,
             seconds_compute=0.0,
         )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from hostile_bodies import CLIENTS
 from image_world import World, close, told
 from PIL import Image
 from slow_tuner import SlowTuner
@@ -29,7 +30,6 @@ from silva.federation.material import Material, image_material
 from silva.serving import tunings
 from silva.serving.tunings import Tunings
 
-CLIENTS = "/admin/v1/forest/clients"
 ROWS = np.r_[0:5, 80:85]
 """Of the tiny data: five ants and five bees."""
 
